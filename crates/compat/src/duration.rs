@@ -1,0 +1,1 @@
+//! Imitates Go's `time.Duration`: parsing and printing.

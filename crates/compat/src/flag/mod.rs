@@ -1,0 +1,1 @@
+//! Imitates Go's `flag` package: syntax, error texts, usage text.

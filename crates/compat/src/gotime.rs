@@ -1,0 +1,1 @@
+//! Imitates Go's `time.Time` text forms.

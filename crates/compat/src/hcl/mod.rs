@@ -1,0 +1,1 @@
+//! HCL version 1: the language of SPIRE configuration files.

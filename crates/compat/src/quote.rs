@@ -1,0 +1,1 @@
+//! Imitates Go's `strconv.Quote`.
