@@ -1,0 +1,1 @@
+//! One slot machine for X.509, JWT and WIT authorities.

@@ -1,0 +1,1 @@
+//! The server's index of registration entries and the view that one agent is authorised to see.

@@ -1,0 +1,1 @@
+//! The agent's brain: SVID cache, subscribers and rotation.
