@@ -1,0 +1,262 @@
+//! The datastore port: what a server keeps, one small trait a resource.
+//!
+//! Every write is one transaction, durable when it returns. A batch is one transaction with a savepoint an
+//! item, since each item has a status of its own. Each write of an entry or node also appends a row to the
+//! events table in the same transaction, by which other servers on the same database learn of it.
+
+mod error;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+use async_trait::async_trait;
+use spire_core::model::{
+    CaJournal, Entry, EntryFilter, EntryId, EntryMask, FederationRelationship, FederationUpdate, JoinToken, Node,
+    NodeFilter, NodeUpdate, Page, Paging,
+};
+use spire_core::spiffe::{Bundle, JwtAuthority, Selectors, SpiffeId, TrustDomain};
+use spire_core::time::Timestamp;
+
+pub use error::{Error, Result};
+
+/// All that a server stores.
+pub trait DataStore: Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync {}
+
+impl<T: Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync> DataStore for T {}
+
+/// Whether a read may come from a replica that lags behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// From the primary.
+    #[default]
+    Current,
+    /// A replica will do.
+    TolerateStale,
+}
+
+/// What happens to entries that federate with a bundle that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteMode {
+    /// Refuse ([`Error::InUse`]).
+    Restrict,
+    /// Delete those entries too.
+    Delete,
+    /// Unlink them.
+    Dissociate,
+}
+
+/// The identifier of a row in an events table; grows, may have gaps, may become visible late.
+pub type EventId = u64;
+
+/// A value together with the event that the write which made it appended. For one entry or node, a
+/// greater event is a later write, so a reader can order what it hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written<T> {
+    /// The row after the write (before it, for a deletion).
+    pub value: T,
+    /// The event appended in the same transaction.
+    pub event: EventId,
+}
+
+/// What became of one item of a batch creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// It is new.
+    Created(Written<Entry>),
+    /// An entry with the same SPIFFE ID, parent and selectors exists: this one.
+    Similar(Entry),
+}
+
+/// Trust bundles, own and federated.
+#[async_trait]
+pub trait Bundles {
+    /// The bundle of a trust domain.
+    async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>>;
+    /// All bundles in row order, or a page of them.
+    async fn bundle_list(&self, paging: Option<&Paging>) -> Result<Page<Bundle>>;
+    /// How many there are.
+    async fn bundle_count(&self) -> Result<u32>;
+    /// Stores a new one. [`Error::AlreadyExists`] if there is one.
+    async fn bundle_create(&self, bundle: &Bundle) -> Result<Bundle>;
+    /// Stores it, new or not.
+    async fn bundle_set(&self, bundle: &Bundle) -> Result<Bundle>;
+    /// Replaces the parts of a stored bundle that the mask names. [`Error::NotFound`] if there is none.
+    async fn bundle_update(&self, bundle: &Bundle, mask: BundleMask) -> Result<Bundle>;
+    /// Adds authorities that are not there yet; makes the bundle if there is none. The sequence number
+    /// grows by one only if the content changed.
+    async fn bundle_append(&self, bundle: &Bundle) -> Result<Bundle>;
+    /// Removes it. [`Error::NotFound`] if there is none.
+    async fn bundle_delete(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<()>;
+    /// Drops authorities that expired before the time; keeps the last X.509 authority
+    /// ([`Error::Invalid`] if all have expired). Returns whether the content changed.
+    async fn bundle_prune(&self, trust_domain: &TrustDomain, expired_before: Timestamp) -> Result<bool>;
+    /// Marks the X.509 authority with that subject key ID (hex) as tainted.
+    async fn x509_authority_taint(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
+    /// Removes a tainted X.509 authority.
+    async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
+    /// Marks a JWT authority as tainted and returns it.
+    async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
+    /// Removes a tainted JWT authority and returns it.
+    async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
+}
+
+/// Which parts of a bundle an update replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the field of Bundle of that name")]
+pub struct BundleMask {
+    pub x509_authorities: bool,
+    pub jwt_authorities: bool,
+    pub wit_authorities: bool,
+    pub refresh_hint: bool,
+    pub sequence_number: bool,
+}
+
+impl BundleMask {
+    /// Every part.
+    pub const ALL: Self = Self {
+        x509_authorities: true,
+        jwt_authorities: true,
+        wit_authorities: true,
+        refresh_hint: true,
+        sequence_number: true,
+    };
+}
+
+/// Registration entries.
+#[async_trait]
+pub trait Entries {
+    /// Creates entries in one transaction, an outcome an item, in order. Ids are the caller's;
+    /// `created_at` is set by the store. An item whose id is taken fails with [`Error::AlreadyExists`],
+    /// one that federates with an unknown bundle with [`Error::Invalid`].
+    async fn entries_create(&self, entries: Vec<Entry>) -> Result<Vec<Result<Creation>>>;
+    /// One entry.
+    async fn entry_fetch(&self, id: &EntryId) -> Result<Option<Entry>>;
+    /// Those of the ids that exist, in no order.
+    async fn entries_fetch(&self, ids: &[EntryId]) -> Result<Vec<Entry>>;
+    /// Entries in row order, all or a page of them.
+    async fn entry_list(
+        &self,
+        filter: &EntryFilter,
+        paging: Option<&Paging>,
+        consistency: Consistency,
+    ) -> Result<Page<Entry>>;
+    /// How many match.
+    async fn entry_count(&self, filter: &EntryFilter) -> Result<u32>;
+    /// Updates the masked fields of each in one transaction; the revision grows by one.
+    /// [`Error::NotFound`] for an unknown id.
+    async fn entries_update(&self, updates: Vec<(Entry, EntryMask)>) -> Result<Vec<Result<Written<Entry>>>>;
+    /// Deletes each in one transaction. [`Error::NotFound`] for an unknown id.
+    async fn entries_delete(&self, ids: &[EntryId]) -> Result<Vec<Result<Written<Entry>>>>;
+    /// Deletes entries that expired before the time and returns them; at most `limit` a call.
+    async fn entries_prune(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Written<Entry>>>;
+}
+
+/// Attested nodes and their selectors.
+#[async_trait]
+pub trait Nodes {
+    /// Stores a node with its selectors after an attestation: new, or replacing what the last
+    /// attestation of that agent left. One transaction.
+    async fn node_attest(&self, node: &Node) -> Result<Written<Node>>;
+    /// One node; its selectors too.
+    async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>>;
+    /// Those of the ids that exist, with selectors.
+    async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>>;
+    /// Nodes in row order, all or a page of them.
+    async fn node_list(&self, filter: &NodeFilter, paging: Option<&Paging>) -> Result<Page<Node>>;
+    /// How many match.
+    async fn node_count(&self, filter: &NodeFilter) -> Result<u32>;
+    /// Sets fields of a node. [`Error::NotFound`] if there is none.
+    async fn node_update(&self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>>;
+    /// Removes a node and its selectors. [`Error::NotFound`] if there is none.
+    async fn node_delete(&self, id: &SpiffeId) -> Result<Written<Node>>;
+    /// Removes nodes whose SVID expired before the time, at most `limit` a call; banned ones stay, and
+    /// those that cannot re-attest unless asked for. Returns the removed ids.
+    async fn nodes_prune(
+        &self,
+        expired_before: Timestamp,
+        include_non_reattestable: bool,
+        limit: u32,
+    ) -> Result<Vec<Written<SpiffeId>>>;
+    /// The selectors of a node; empty if there are none.
+    async fn node_selectors(&self, id: &SpiffeId, consistency: Consistency) -> Result<Selectors>;
+    /// Replaces the selectors of a node.
+    async fn node_selectors_set(&self, id: &SpiffeId, selectors: &Selectors) -> Result<EventId>;
+}
+
+/// Join tokens.
+#[async_trait]
+pub trait JoinTokens {
+    /// Stores a token. [`Error::AlreadyExists`] if it is there.
+    async fn join_token_create(&self, token: &JoinToken) -> Result<()>;
+    /// Removes a token and returns it: one statement that touches one row or none, so two agents can never
+    /// both have it.
+    async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>>;
+    /// Removes tokens that expired before the time.
+    async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()>;
+}
+
+/// Dynamic federation relationships.
+#[async_trait]
+pub trait Federation {
+    /// Stores a relationship, with its first bundle if it has one.
+    async fn federation_create(&self, relationship: &FederationRelationship) -> Result<FederationRelationship>;
+    /// One relationship, with its bundle if that is known.
+    async fn federation_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<FederationRelationship>>;
+    /// Relationships in row order, all or a page of them.
+    async fn federation_list(&self, paging: Option<&Paging>) -> Result<Page<FederationRelationship>>;
+    /// Sets fields of one. [`Error::NotFound`] if there is none.
+    async fn federation_update(
+        &self,
+        trust_domain: &TrustDomain,
+        update: &FederationUpdate,
+    ) -> Result<FederationRelationship>;
+    /// Removes one; its bundle stays. [`Error::NotFound`] if there is none.
+    async fn federation_delete(&self, trust_domain: &TrustDomain) -> Result<()>;
+}
+
+/// A stored journal with the row that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredJournal {
+    /// The row.
+    pub id: u64,
+    /// Hex subject key ID of the X.509 authority that was active when it was stored.
+    pub active_x509_authority_id: String,
+    /// The journal.
+    pub journal: CaJournal,
+}
+
+/// CA journals, one a server.
+#[async_trait]
+pub trait Journals {
+    /// Stores a journal in its row, or in a new one; returns the row.
+    async fn journal_set(&self, id: Option<u64>, active_x509_authority_id: &str, journal: &CaJournal) -> Result<u64>;
+    /// The journal whose active X.509 authority is this one.
+    async fn journal_fetch(&self, active_x509_authority_id: &str) -> Result<Option<StoredJournal>>;
+    /// Removes journals all of whose authorities expired before the time.
+    async fn journals_prune(&self, all_expired_before: Timestamp) -> Result<()>;
+}
+
+/// A change of an entry or node, by whichever server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event<K> {
+    /// The row.
+    pub id: EventId,
+    /// What changed; the object must be read again, and its absence means that it was deleted.
+    pub key: K,
+}
+
+/// The change logs by which servers on one database hear of each other.
+#[async_trait]
+pub trait Events {
+    /// Entry events after an id, oldest first, at most `limit`.
+    async fn entry_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<EntryId>>>;
+    /// Node events after an id, oldest first, at most `limit`.
+    async fn node_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<SpiffeId>>>;
+    /// The newest entry and node event; 0 where there is none.
+    async fn latest_events(&self) -> Result<(EventId, EventId)>;
+    /// One entry event that was skipped before, if it is visible by now.
+    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>>;
+    /// One node event that was skipped before, if it is visible by now.
+    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>>;
+    /// Removes events that were appended before the time.
+    async fn events_prune(&self, created_before: Timestamp) -> Result<()>;
+}

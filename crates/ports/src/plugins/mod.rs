@@ -1,0 +1,31 @@
+//! The plugin ports: one trait a plugin type.
+//!
+//! Built-in plugins implement these traits directly; external ones stand behind the same traits. A plugin
+//! exists only configured: its constructor takes the configuration, and a new configuration makes a new
+//! object.
+
+mod agent_node_attestor;
+mod bundle_publisher;
+mod credential_composer;
+mod error;
+mod key_manager;
+mod node_attestor;
+mod notifier;
+mod svid_store;
+mod upstream_authority;
+mod workload_attestor;
+
+pub use agent_node_attestor::{AgentNodeAttestor, AttestationStream};
+pub use bundle_publisher::BundlePublisher;
+pub use credential_composer::{
+    CredentialComposer, JwtSvidAttributes, NameAttribute, X509CaAttributes, X509SvidAttributes,
+};
+pub use error::{Error, ErrorKind, PluginType, Result};
+pub use key_manager::{Key, KeyManager};
+pub use node_attestor::{Attestation, Challenger, NodeAttestor};
+pub use notifier::Notifier;
+pub use svid_store::{StoredSvid, SvidStore};
+pub use upstream_authority::{
+    JwtAuthorityUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
+};
+pub use workload_attestor::WorkloadAttestor;

@@ -1,0 +1,40 @@
+//! UpstreamAuthority: another authority that signs this server's CA.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use spire_core::spiffe::{JwtAuthority, SpiffeId, X509Authority};
+use tokio::sync::mpsc;
+
+use super::Result;
+
+/// Roots of the upstream trust, each time they change. Bounded; the sender waits. The stream ends when the
+/// plugin has no more to say or the receiver is dropped.
+pub type X509AuthorityUpdates = mpsc::Receiver<Result<Vec<X509Authority>>>;
+
+/// JWT keys of the upstream trust, each time they change.
+pub type JwtAuthorityUpdates = mpsc::Receiver<Result<Vec<JwtAuthority>>>;
+
+/// A signed intermediate CA.
+#[derive(Debug)]
+pub struct MintedCa {
+    /// The CA certificate first, then intermediates up to but without the root; DER.
+    pub chain: Vec<Bytes>,
+    /// The roots that trust it now.
+    pub roots: Vec<X509Authority>,
+    /// The roots as they change later.
+    pub updates: X509AuthorityUpdates,
+}
+
+/// Signs CAs of this server.
+#[async_trait]
+pub trait UpstreamAuthority: Send + Sync {
+    /// The plugin's name.
+    fn name(&self) -> &str;
+    /// Signs the CSR (PKCS#10, DER) of a CA of the trust domain. The lifetime is a wish.
+    async fn mint_x509_ca(&self, csr: &[u8], trust_domain: &SpiffeId, ttl: Duration) -> Result<MintedCa>;
+    /// Publishes a JWT key upstream. Returns the upstream's keys now and as they change later. Most
+    /// authorities answer [`super::ErrorKind::Unimplemented`], which is tolerated.
+    async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<(Vec<JwtAuthority>, JwtAuthorityUpdates)>;
+}
