@@ -1,0 +1,164 @@
+//! Protobuf messages and services, generated from `proto/` and checked in.
+//!
+//! `cargo xtask codegen` writes `src/generated/`, and `cargo xtask tidy` fails when it is stale. A build
+//! therefore needs no protobuf compiler and no build script. Modules follow what a package is for, not
+//! its name: see each module for the package.
+//!
+//! - A `bytes` field is [`bytes::Bytes`]: decoding shares the received buffer.
+//! - A map is a `BTreeMap`, so that equal messages have equal bytes and can be compared encoded.
+//! - Well-known types are those of `prost-types`; wrappers are `Option<bool>` and the like, `Empty` is `()`.
+//! - A message that holds a key, a token or an attestation payload prints without it (`redact.rs`).
+//! - A service `Foo` has `foo_client::FooClient` over any tonic channel and `foo_server::{Foo, FooServer}`.
+//!
+//! Wire types live at the edges: conversions from and to the model stand with their users, never here.
+
+mod redact;
+
+/// Declares a module for each generated file, with the lints that generated code cannot satisfy.
+macro_rules! generated {
+    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {$(
+        $(#[$doc])*
+        #[allow(
+            missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines,
+            reason = "generated: its comments are those of the .proto file"
+        )]
+        pub mod $name {
+            include!(concat!("generated/", $file, ".rs"));
+        }
+    )*};
+}
+
+/// Descriptors of the services on the agent's workload socket (Workload API, health, reflection), with
+/// their imports: an encoded `google.protobuf.FileDescriptorSet`, dependencies first. File names are the
+/// reference's, since reflection shows them.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/workload_socket.descriptors.bin");
+
+/// The APIs of server and agent (spire-api-sdk).
+pub mod api {
+    generated! {
+        /// What several services speak of: ids, selectors, entries, bundles, SVIDs (`spire.api.types`).
+        types = "spire.api.types";
+    }
+
+    /// The server's services.
+    pub mod server {
+        /// Nodes: attestation, renewal and administration.
+        pub mod agent {
+            generated! {
+                /// `spire.api.server.agent.v1`
+                v1 = "spire.api.server.agent.v1";
+            }
+        }
+        /// The server's own bundle and federated ones.
+        pub mod bundle {
+            generated! {
+                /// `spire.api.server.bundle.v1`
+                v1 = "spire.api.server.bundle.v1";
+            }
+        }
+        /// The server's own state.
+        pub mod debug {
+            generated! {
+                /// `spire.api.server.debug.v1`
+                v1 = "spire.api.server.debug.v1";
+            }
+        }
+        /// Registration entries.
+        pub mod entry {
+            generated! {
+                /// `spire.api.server.entry.v1`
+                v1 = "spire.api.server.entry.v1";
+            }
+        }
+        /// The server's signing authorities.
+        pub mod localauthority {
+            generated! {
+                /// `spire.api.server.localauthority.v1`
+                v1 = "spire.api.server.localauthority.v1";
+            }
+        }
+        /// The server's log level.
+        pub mod logger {
+            generated! {
+                /// `spire.api.server.logger.v1`
+                v1 = "spire.api.server.logger.v1";
+            }
+        }
+        /// Signing.
+        pub mod svid {
+            generated! {
+                /// `spire.api.server.svid.v1`
+                v1 = "spire.api.server.svid.v1";
+            }
+        }
+        /// Federation relationships.
+        pub mod trustdomain {
+            generated! {
+                /// `spire.api.server.trustdomain.v1`
+                v1 = "spire.api.server.trustdomain.v1";
+            }
+        }
+    }
+
+    /// The agent's services on its admin socket.
+    pub mod agent {
+        /// The agent's own state.
+        pub mod debug {
+            generated! {
+                /// `spire.agent.debug.v1`: the package lacks `api`, as the reference's does.
+                v1 = "spire.agent.debug.v1";
+            }
+        }
+        /// SVIDs of other workloads for a trusted delegate.
+        pub mod delegatedidentity {
+            generated! {
+                /// `spire.api.agent.delegatedidentity.v1`
+                v1 = "spire.api.agent.delegatedidentity.v1";
+            }
+        }
+        /// The agent's log level.
+        pub mod logger {
+            generated! {
+                /// `spire.api.agent.logger.v1`
+                v1 = "spire.api.agent.logger.v1";
+            }
+        }
+    }
+}
+
+generated! {
+    /// The SPIFFE Workload API: service `SpiffeWorkloadAPI`, without a package.
+    workload = "workload";
+    /// `grpc.health.v1`
+    health = "grpc.health.v1";
+    /// Statuses with typed details, as the `grpc-status-details-bin` trailer carries them (`google.rpc`).
+    rpc = "google.rpc";
+}
+
+/// gRPC server reflection, in the two versions that clients ask for.
+pub mod reflection {
+    generated! {
+        /// `grpc.reflection.v1`
+        v1 = "grpc.reflection.v1";
+        /// `grpc.reflection.v1alpha`
+        v1alpha = "grpc.reflection.v1alpha";
+    }
+}
+
+/// What the datastore keeps encoded.
+pub mod stored {
+    generated! {
+        /// `spire.common`
+        common = "spire.common";
+        /// The CA journal (`spire.server.journal`).
+        journal = "spire.server.journal";
+    }
+}
+
+generated! {
+    /// Hints from our server that make our agent sync at once (`spire.push.v1`).
+    push = "spire.push.v1";
+}
+
+#[cfg(test)]
+mod tests;
