@@ -1,0 +1,201 @@
+//! `cargo xtask codegen`: Rust from our .proto files, without protoc and without a build script.
+//!
+//! The result is checked in, so that a build of the workspace neither compiles a protobuf compiler nor
+//! runs one, and a change of a message shows in review. `--check` generates to memory and compares.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use prost_build::{Config, Module};
+use protox::prost_reflect::prost_types::FileDescriptorProto;
+
+/// Where generated files stand, below the workspace.
+const OUT: &str = "crates/wire/src/generated";
+/// Where our .proto files stand, below the workspace.
+const PROTO: &str = "crates/wire/proto";
+/// The Workload API's file has no package, and clients that reflect know it by this bare name.
+const WORKLOAD: &str = "workload.proto";
+const WORKLOAD_FOLDER: &str = "spiffe/workload";
+/// Descriptors of what the agent's workload socket serves by reflection.
+const DESCRIPTORS: &str = "workload_socket.descriptors.bin";
+const DESCRIBED: &[&str] = &[
+    WORKLOAD,
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+    "grpc/reflection/v1alpha/reflection.proto",
+];
+/// Messages that hold a private key, a token or an attestation payload. `crates/wire/src/redact.rs` writes
+/// their `Debug`, so that logging a message can never print one.
+const SECRET: &[&str] = &[
+    ".X509SVID",
+    ".JWTSVID",
+    ".WITSVID",
+    ".ValidateJWTSVIDRequest",
+    ".spire.api.types.AttestationData",
+    ".spire.api.types.JWTSVID",
+    ".spire.api.types.JoinToken",
+    ".spire.api.types.WITSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+    ".spire.common.AttestationData",
+];
+/// Packages that others refer to, with the module of `spire_wire` that they are in.
+const SHARED: &[(&str, &str)] = &[("spire.api.types", "crate::api::types")];
+
+/// The generated files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// Writes the generated files, or with `--check` fails with the names of those that differ.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    match args {
+        [] => write(root),
+        [flag] if flag == "--check" => {
+            let stale = stale(root)?;
+            if stale.is_empty() {
+                return Ok(());
+            }
+            bail!("not what `cargo xtask codegen` makes:\n  {}", stale.join("\n  "))
+        }
+        _ => bail!("usage: cargo xtask codegen [--check]"),
+    }
+}
+
+/// The names, below the workspace, of generated files that are missing, changed or too many.
+pub(crate) fn stale(root: &Path) -> Result<Vec<String>> {
+    let mut expected = generate(root)?;
+    let mut stale = Vec::new();
+    for name in existing(root)? {
+        let found =
+            std::fs::read(root.join(OUT).join(&name)).with_context(|| format!("read {OUT}/{name}"))?;
+        if expected.remove(&name).is_none_or(|bytes| bytes != found) {
+            stale.push(format!("{OUT}/{name}"));
+        }
+    }
+    stale.extend(expected.into_keys().map(|name| format!("{OUT}/{name}")));
+    stale.sort();
+    Ok(stale)
+}
+
+fn write(root: &Path) -> Result<()> {
+    let files = generate(root)?;
+    let folder = root.join(OUT);
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {OUT}"))?;
+    for name in existing(root)? {
+        if !files.contains_key(&name) {
+            std::fs::remove_file(folder.join(&name)).with_context(|| format!("remove {OUT}/{name}"))?;
+        }
+    }
+    for (name, bytes) in files {
+        let path = folder.join(&name);
+        // An unchanged file keeps its time, so that cargo does not build the crate again.
+        if std::fs::read(&path).is_ok_and(|found| found == bytes) {
+            continue;
+        }
+        std::fs::write(&path, bytes).with_context(|| format!("write {OUT}/{name}"))?;
+    }
+    Ok(())
+}
+
+fn existing(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join(OUT);
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("read {OUT}"))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn generate(root: &Path) -> Result<Files> {
+    let proto = root.join(PROTO);
+    let names = proto_names(&proto)?;
+    let mut compiler = compiler(&proto)?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(&names).context("compile the .proto files")?;
+    let descriptors = compiler.file_descriptor_set().file;
+
+    let shared = descriptors.iter().filter(|file| is_shared(file)).cloned().collect();
+    let mut files = rust(config(false), shared)?;
+    // The second run needs the shared packages to know their messages, and generates nothing for them.
+    files.extend(rust(config(true), descriptors)?);
+    files.insert(DESCRIPTORS.to_owned(), described(&proto)?);
+    Ok(files)
+}
+
+fn is_shared(file: &FileDescriptorProto) -> bool {
+    SHARED.iter().any(|(package, _)| file.package() == *package)
+}
+
+fn compiler(proto: &Path) -> Result<protox::Compiler> {
+    Ok(protox::Compiler::new([proto.join(WORKLOAD_FOLDER), proto.to_path_buf()])?)
+}
+
+/// The descriptor set that the agent's reflection service answers from, without comments.
+fn described(proto: &Path) -> Result<Vec<u8>> {
+    let mut compiler = compiler(proto)?;
+    compiler.include_imports(true).include_source_info(false);
+    compiler.open_files(DESCRIBED)?;
+    Ok(compiler.encode_file_descriptor_set())
+}
+
+fn rust(mut config: Config, descriptors: Vec<FileDescriptorProto>) -> Result<Files> {
+    let requests = descriptors
+        .into_iter()
+        .map(|file| (Module::from_protobuf_package_name(file.package()), file))
+        .collect();
+    let modules = config.generate(requests).context("generate Rust")?;
+    Ok(modules
+        .into_iter()
+        .map(|(module, code)| (module.to_file_name_or("workload"), header(&code).into_bytes()))
+        .collect())
+}
+
+fn header(code: &str) -> String {
+    format!("// @generated by `cargo xtask codegen` from crates/wire/proto. Do not edit.\n{code}")
+}
+
+/// One configuration for all packages; `refer` makes the shared ones references instead of code.
+fn config(refer: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .bytes(["."]) // shares what was received instead of copying it
+        .btree_map(["."]) // one order, so that equal messages have equal bytes
+        .enable_type_names() // status details travel as google.protobuf.Any
+        .skip_debug(SECRET)
+        .service_generator(
+            tonic_prost_build::configure()
+                .build_client(true)
+                .build_server(true)
+                .build_transport(false)
+                .service_generator(),
+        );
+    if refer {
+        for (package, module) in SHARED {
+            config.extern_path(format!(".{package}"), *module);
+        }
+    }
+    config
+}
+
+/// Every .proto file below `folder`, as other files import it, in a fixed order.
+fn proto_names(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut pending: Vec<PathBuf> = vec![folder.to_path_buf()];
+    while let Some(next) = pending.pop() {
+        for entry in std::fs::read_dir(&next).with_context(|| format!("read {}", next.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "proto") {
+                let name = path.strip_prefix(folder)?.to_string_lossy().into_owned();
+                let bare = name.strip_prefix(WORKLOAD_FOLDER).and_then(|rest| rest.strip_prefix('/'));
+                found.push(bare.map_or_else(|| name.clone(), str::to_owned));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

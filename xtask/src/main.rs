@@ -1,0 +1,73 @@
+//! Development commands: `cargo xtask COMMAND`. They need no tool but cargo.
+
+mod codegen;
+mod layers;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// A command of `cargo xtask`.
+struct Command {
+    name: &'static str,
+    usage: &'static str,
+    run: fn(root: &Path, args: &[String]) -> Result<()>,
+}
+
+/// Every command; a new one is a row here and a module beside this file.
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "codegen",
+        usage: "codegen [--check]   write, or compare, crates/wire/src/generated",
+        run: codegen::run,
+    },
+    Command {
+        name: "tidy",
+        usage: "tidy                layers, module docs, file sizes, purity, generated code",
+        run: tidy::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let Some((name, rest)) = args.split_first() else { bail!("{}", usage()) };
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        bail!("unknown command {name:?}\n{}", usage())
+    };
+    (command.run)(&workspace_root()?, rest)
+}
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask COMMAND");
+    for command in COMMANDS {
+        text.push_str("\n  ");
+        text.push_str(command.usage);
+    }
+    text
+}
+
+/// The folder of the workspace's Cargo.toml, which is the parent of this crate's.
+fn workspace_root() -> Result<PathBuf> {
+    match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
+        Some(root) => Ok(root.to_path_buf()),
+        None => bail!("xtask is not inside a workspace"),
+    }
+}
+
+/// Prints one line for the developer. The workspace bans printing elsewhere because logs are structured there.
+#[expect(clippy::print_stderr, reason = "a development command talks to its user")]
+fn report(line: &str) {
+    eprintln!("{line}");
+}
