@@ -210,7 +210,8 @@ impl<'a> Reader<'a> {
         let small = |n: i32| u8::try_from(n).map_err(|_| DerError);
         let month = time::Month::try_from(small(month)?).map_err(|_| DerError)?;
         let date = time::Date::from_calendar_date(year, month, small(day)?).map_err(|_| DerError)?;
-        let clock = time::Time::from_hms(small(hour)?, small(minute)?, small(second)?).map_err(|_| DerError)?;
+        let clock =
+            time::Time::from_hms(small(hour)?, small(minute)?, small(second)?).map_err(|_| DerError)?;
         Ok(date.with_time(clock).assume_utc().into())
     }
 }
@@ -415,10 +416,10 @@ mod tests {
     fn refuses_what_is_not_der() {
         for bad in [
             &[0x30u8][..],
-            &[0x30, 0x80, 0, 0],                  // indefinite
-            &[0x30, 0x81, 0x01, 0],               // long form of a short length
+            &[0x30, 0x80, 0, 0],                   // indefinite
+            &[0x30, 0x81, 0x01, 0],                // long form of a short length
             &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], // more than there is
-            &[0x1f, 0x01, 0x00],                  // multi-byte tag
+            &[0x1f, 0x01, 0x00],                   // multi-byte tag
         ] {
             assert!(Reader::new(bad).any().is_err(), "{bad:02x?}");
         }
