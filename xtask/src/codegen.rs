@@ -164,6 +164,7 @@ fn config(refer: bool) -> Config {
         .bytes(["."]) // shares what was received instead of copying it
         .btree_map(["."]) // one order, so that equal messages have equal bytes
         .enable_type_names() // status details travel as google.protobuf.Any
+        .type_name_domain(["."], "type.googleapis.com")
         .skip_debug(SECRET)
         .service_generator(
             tonic_prost_build::configure()

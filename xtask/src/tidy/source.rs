@@ -5,9 +5,27 @@ const MAX_LINES: usize = 800;
 /// What must not stand in code. Split, so that this file does not find itself.
 const UNFINISHED: &[&str] =
     &[concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!("), concat!("#[", "ignore")];
-/// What reads the world. In `crates/core` it is an argument, or stands outside.
-const IMPURE: &[&str] =
-    &["std::fs", "std::net", "std::env", "SystemTime::now", "Instant::now", "OsRng", "SystemRandom", "tokio"];
+/// What reads the world. In `crates/core` it is an argument, or stands outside. Of `std::net` the
+/// addresses are plain values; only what opens or resolves is listed.
+const IMPURE: &[&str] = &[
+    "std::fs",
+    "std::env",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
+    "SystemTime::now",
+    "Instant::now",
+    "OsRng",
+    "SystemRandom",
+    "tokio",
+];
+/// The exceptions to it, by file.
+const IMPURE_EXCEPT: &[(&str, &str)] = &[
+    // The crypto library draws its own entropy to make keys and to salt signatures, whatever it is given.
+    ("crates/core/src/pki/local_key.rs", "SystemRandom"),
+];
 
 /// A line `path:line: what` for each finding. `path` is below the workspace, with forward slashes.
 pub(super) fn findings(path: &str, text: &str) -> Vec<String> {
@@ -29,12 +47,16 @@ pub(super) fn findings(path: &str, text: &str) -> Vec<String> {
             found.push(format!("{path}:{}: unfinished or switched off: {word}", at + 1));
         }
         if pure && !test_lines[at] {
-            for word in IMPURE.iter().filter(|word| has_word(line, word)) {
+            for word in IMPURE.iter().filter(|word| has_word(line, word) && !excepted(path, word)) {
                 found.push(format!("{path}:{}: core reads no clock and does no IO: {word}", at + 1));
             }
         }
     }
     found
+}
+
+fn excepted(path: &str, word: &str) -> bool {
+    IMPURE_EXCEPT.contains(&(path, word))
 }
 
 fn is_test_file(path: &str) -> bool {
@@ -121,7 +143,11 @@ mod tests {
             check("crates/net/src/lib.rs", &format!("//! A.\nuse {word};\n"), &[]);
             check("crates/core/src/pki/tests.rs", &format!("//! A.\nuse {word};\n"), &[]);
         }
-        check(CORE, "//! No tokio.\n/// Neither std::fs.\nlet my_tokio = std::net_of(x);\n", &[]);
+        check(
+            CORE,
+            "//! No tokio.\n/// Neither std::fs.\nlet my_tokio = std::net::Ipv4Addr::LOCALHOST;\n",
+            &[],
+        );
     }
 
     #[test]

@@ -17,6 +17,6 @@ impl ::prost::Name for Status {
         "google.rpc.Status".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/google.rpc.Status".into()
+        "type.googleapis.com/google.rpc.Status".into()
     }
 }

@@ -13,7 +13,7 @@ impl ::prost::Name for HealthCheckRequest {
         "grpc.health.v1.HealthCheckRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.health.v1.HealthCheckRequest".into()
+        "type.googleapis.com/grpc.health.v1.HealthCheckRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -74,7 +74,7 @@ impl ::prost::Name for HealthCheckResponse {
         "grpc.health.v1.HealthCheckResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.health.v1.HealthCheckResponse".into()
+        "type.googleapis.com/grpc.health.v1.HealthCheckResponse".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -86,7 +86,7 @@ impl ::prost::Name for HealthListRequest {
         "grpc.health.v1.HealthListRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.health.v1.HealthListRequest".into()
+        "type.googleapis.com/grpc.health.v1.HealthListRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -105,7 +105,7 @@ impl ::prost::Name for HealthListResponse {
         "grpc.health.v1.HealthListResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.health.v1.HealthListResponse".into()
+        "type.googleapis.com/grpc.health.v1.HealthListResponse".into()
     }
 }
 /// Generated client implementations.

@@ -32,7 +32,7 @@ impl ::prost::Name for ServerReflectionRequest {
         "grpc.reflection.v1.ServerReflectionRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ServerReflectionRequest".into()
+        "type.googleapis.com/grpc.reflection.v1.ServerReflectionRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -49,7 +49,7 @@ impl ::prost::Name for ExtensionRequest {
         "grpc.reflection.v1.ExtensionRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ExtensionRequest".into()
+        "type.googleapis.com/grpc.reflection.v1.ExtensionRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -84,7 +84,7 @@ impl ::prost::Name for ServerReflectionResponse {
         "grpc.reflection.v1.ServerReflectionResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ServerReflectionResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.ServerReflectionResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -100,7 +100,7 @@ impl ::prost::Name for FileDescriptorResponse {
         "grpc.reflection.v1.FileDescriptorResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.FileDescriptorResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.FileDescriptorResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -117,7 +117,7 @@ impl ::prost::Name for ExtensionNumberResponse {
         "grpc.reflection.v1.ExtensionNumberResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ExtensionNumberResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.ExtensionNumberResponse".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -132,7 +132,7 @@ impl ::prost::Name for ListServiceResponse {
         "grpc.reflection.v1.ListServiceResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ListServiceResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.ListServiceResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -147,7 +147,7 @@ impl ::prost::Name for ServiceResponse {
         "grpc.reflection.v1.ServiceResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ServiceResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.ServiceResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -165,7 +165,7 @@ impl ::prost::Name for ErrorResponse {
         "grpc.reflection.v1.ErrorResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/grpc.reflection.v1.ErrorResponse".into()
+        "type.googleapis.com/grpc.reflection.v1.ErrorResponse".into()
     }
 }
 /// Generated client implementations.

@@ -9,7 +9,7 @@ impl ::prost::Name for GetInfoRequest {
         "spire.agent.debug.v1.GetInfoRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.agent.debug.v1.GetInfoRequest".into()
+        "type.googleapis.com/spire.agent.debug.v1.GetInfoRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -51,7 +51,7 @@ pub mod get_info_response {
             "spire.agent.debug.v1.GetInfoResponse.Cert".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.agent.debug.v1.GetInfoResponse.Cert".into()
+            "type.googleapis.com/spire.agent.debug.v1.GetInfoResponse.Cert".into()
         }
     }
 }
@@ -62,7 +62,7 @@ impl ::prost::Name for GetInfoResponse {
         "spire.agent.debug.v1.GetInfoResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.agent.debug.v1.GetInfoResponse".into()
+        "type.googleapis.com/spire.agent.debug.v1.GetInfoResponse".into()
     }
 }
 /// Generated client implementations.

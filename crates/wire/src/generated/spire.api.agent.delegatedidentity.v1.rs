@@ -16,7 +16,7 @@ impl ::prost::Name for X509svidWithKey {
         "spire.api.agent.delegatedidentity.v1.X509SVIDWithKey".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.X509SVIDWithKey".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.X509SVIDWithKey".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -34,7 +34,8 @@ impl ::prost::Name for SubscribeToX509sviDsRequest {
         "spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsRequest".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -52,7 +53,8 @@ impl ::prost::Name for SubscribeToX509sviDsResponse {
         "spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -64,7 +66,8 @@ impl ::prost::Name for SubscribeToX509BundlesRequest {
         "spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesRequest".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -83,7 +86,8 @@ impl ::prost::Name for SubscribeToX509BundlesResponse {
         "spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesResponse".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToX509BundlesResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -103,7 +107,8 @@ impl ::prost::Name for FetchJwtsviDsRequest {
         "spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsRequest".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -118,7 +123,8 @@ impl ::prost::Name for FetchJwtsviDsResponse {
         "spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -130,7 +136,8 @@ impl ::prost::Name for SubscribeToJwtBundlesRequest {
         "spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesRequest".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -149,7 +156,8 @@ impl ::prost::Name for SubscribeToJwtBundlesResponse {
         "spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesResponse".into()
+        "type.googleapis.com/spire.api.agent.delegatedidentity.v1.SubscribeToJWTBundlesResponse"
+            .into()
     }
 }
 /// Generated client implementations.

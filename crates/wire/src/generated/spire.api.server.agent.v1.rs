@@ -28,7 +28,8 @@ pub mod count_agents_request {
             "spire.api.server.agent.v1.CountAgentsRequest.Filter".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.agent.v1.CountAgentsRequest.Filter".into()
+            "type.googleapis.com/spire.api.server.agent.v1.CountAgentsRequest.Filter"
+                .into()
         }
     }
 }
@@ -39,7 +40,7 @@ impl ::prost::Name for CountAgentsRequest {
         "spire.api.server.agent.v1.CountAgentsRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.CountAgentsRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.CountAgentsRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -54,7 +55,7 @@ impl ::prost::Name for CountAgentsResponse {
         "spire.api.server.agent.v1.CountAgentsResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.CountAgentsResponse".into()
+        "type.googleapis.com/spire.api.server.agent.v1.CountAgentsResponse".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -92,7 +93,8 @@ pub mod list_agents_request {
             "spire.api.server.agent.v1.ListAgentsRequest.Filter".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.agent.v1.ListAgentsRequest.Filter".into()
+            "type.googleapis.com/spire.api.server.agent.v1.ListAgentsRequest.Filter"
+                .into()
         }
     }
 }
@@ -103,7 +105,7 @@ impl ::prost::Name for ListAgentsRequest {
         "spire.api.server.agent.v1.ListAgentsRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.ListAgentsRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.ListAgentsRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -120,7 +122,7 @@ impl ::prost::Name for ListAgentsResponse {
         "spire.api.server.agent.v1.ListAgentsResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.ListAgentsResponse".into()
+        "type.googleapis.com/spire.api.server.agent.v1.ListAgentsResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -137,7 +139,7 @@ impl ::prost::Name for GetAgentRequest {
         "spire.api.server.agent.v1.GetAgentRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.GetAgentRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.GetAgentRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -152,7 +154,7 @@ impl ::prost::Name for DeleteAgentRequest {
         "spire.api.server.agent.v1.DeleteAgentRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.DeleteAgentRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.DeleteAgentRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -167,7 +169,7 @@ impl ::prost::Name for BanAgentRequest {
         "spire.api.server.agent.v1.BanAgentRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.BanAgentRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.BanAgentRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -191,7 +193,8 @@ pub mod attest_agent_request {
             "spire.api.server.agent.v1.AttestAgentRequest.Params".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.agent.v1.AttestAgentRequest.Params".into()
+            "type.googleapis.com/spire.api.server.agent.v1.AttestAgentRequest.Params"
+                .into()
         }
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
@@ -209,7 +212,7 @@ impl ::prost::Name for AttestAgentRequest {
         "spire.api.server.agent.v1.AttestAgentRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.AttestAgentRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.AttestAgentRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -233,7 +236,8 @@ pub mod attest_agent_response {
             "spire.api.server.agent.v1.AttestAgentResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.agent.v1.AttestAgentResponse.Result".into()
+            "type.googleapis.com/spire.api.server.agent.v1.AttestAgentResponse.Result"
+                .into()
         }
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
@@ -251,7 +255,7 @@ impl ::prost::Name for AttestAgentResponse {
         "spire.api.server.agent.v1.AttestAgentResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.AttestAgentResponse".into()
+        "type.googleapis.com/spire.api.server.agent.v1.AttestAgentResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -266,7 +270,7 @@ impl ::prost::Name for RenewAgentRequest {
         "spire.api.server.agent.v1.RenewAgentRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.RenewAgentRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.RenewAgentRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -281,7 +285,7 @@ impl ::prost::Name for RenewAgentResponse {
         "spire.api.server.agent.v1.RenewAgentResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.RenewAgentResponse".into()
+        "type.googleapis.com/spire.api.server.agent.v1.RenewAgentResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -304,7 +308,7 @@ impl ::prost::Name for CreateJoinTokenRequest {
         "spire.api.server.agent.v1.CreateJoinTokenRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.CreateJoinTokenRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.CreateJoinTokenRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -320,7 +324,7 @@ impl ::prost::Name for AgentX509svidParams {
         "spire.api.server.agent.v1.AgentX509SVIDParams".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.AgentX509SVIDParams".into()
+        "type.googleapis.com/spire.api.server.agent.v1.AgentX509SVIDParams".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -337,7 +341,7 @@ impl ::prost::Name for PostStatusRequest {
         "spire.api.server.agent.v1.PostStatusRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.PostStatusRequest".into()
+        "type.googleapis.com/spire.api.server.agent.v1.PostStatusRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -349,7 +353,7 @@ impl ::prost::Name for PostStatusResponse {
         "spire.api.server.agent.v1.PostStatusResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.agent.v1.PostStatusResponse".into()
+        "type.googleapis.com/spire.api.server.agent.v1.PostStatusResponse".into()
     }
 }
 /// Generated client implementations.

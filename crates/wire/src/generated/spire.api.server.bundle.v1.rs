@@ -9,7 +9,7 @@ impl ::prost::Name for CountBundlesRequest {
         "spire.api.server.bundle.v1.CountBundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.CountBundlesRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.CountBundlesRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -24,7 +24,7 @@ impl ::prost::Name for CountBundlesResponse {
         "spire.api.server.bundle.v1.CountBundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.CountBundlesResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.CountBundlesResponse".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -39,7 +39,7 @@ impl ::prost::Name for GetBundleRequest {
         "spire.api.server.bundle.v1.GetBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.GetBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.GetBundleRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -60,7 +60,7 @@ impl ::prost::Name for AppendBundleRequest {
         "spire.api.server.bundle.v1.AppendBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.AppendBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.AppendBundleRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -75,7 +75,8 @@ impl ::prost::Name for PublishJwtAuthorityRequest {
         "spire.api.server.bundle.v1.PublishJWTAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.PublishJWTAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.PublishJWTAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -90,7 +91,8 @@ impl ::prost::Name for PublishJwtAuthorityResponse {
         "spire.api.server.bundle.v1.PublishJWTAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.PublishJWTAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.PublishJWTAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -105,7 +107,8 @@ impl ::prost::Name for PublishWitAuthorityRequest {
         "spire.api.server.bundle.v1.PublishWITAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.PublishWITAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.PublishWITAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -120,7 +123,8 @@ impl ::prost::Name for PublishWitAuthorityResponse {
         "spire.api.server.bundle.v1.PublishWITAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.PublishWITAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.PublishWITAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -139,7 +143,8 @@ impl ::prost::Name for ListFederatedBundlesRequest {
         "spire.api.server.bundle.v1.ListFederatedBundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.ListFederatedBundlesRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.ListFederatedBundlesRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -156,7 +161,8 @@ impl ::prost::Name for ListFederatedBundlesResponse {
         "spire.api.server.bundle.v1.ListFederatedBundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.ListFederatedBundlesResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.ListFederatedBundlesResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -173,7 +179,7 @@ impl ::prost::Name for GetFederatedBundleRequest {
         "spire.api.server.bundle.v1.GetFederatedBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.GetFederatedBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.GetFederatedBundleRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -190,7 +196,8 @@ impl ::prost::Name for BatchCreateFederatedBundleRequest {
         "spire.api.server.bundle.v1.BatchCreateFederatedBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchCreateFederatedBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchCreateFederatedBundleRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -216,7 +223,7 @@ pub mod batch_create_federated_bundle_response {
             "spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse.Result"
+            "type.googleapis.com/spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse.Result"
                 .into()
         }
     }
@@ -228,7 +235,8 @@ impl ::prost::Name for BatchCreateFederatedBundleResponse {
         "spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchCreateFederatedBundleResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -247,7 +255,8 @@ impl ::prost::Name for BatchUpdateFederatedBundleRequest {
         "spire.api.server.bundle.v1.BatchUpdateFederatedBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchUpdateFederatedBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchUpdateFederatedBundleRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -273,7 +282,7 @@ pub mod batch_update_federated_bundle_response {
             "spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse.Result"
+            "type.googleapis.com/spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse.Result"
                 .into()
         }
     }
@@ -285,7 +294,8 @@ impl ::prost::Name for BatchUpdateFederatedBundleResponse {
         "spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchUpdateFederatedBundleResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -302,7 +312,8 @@ impl ::prost::Name for BatchSetFederatedBundleRequest {
         "spire.api.server.bundle.v1.BatchSetFederatedBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchSetFederatedBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchSetFederatedBundleRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -326,7 +337,8 @@ pub mod batch_set_federated_bundle_response {
             "spire.api.server.bundle.v1.BatchSetFederatedBundleResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.bundle.v1.BatchSetFederatedBundleResponse.Result".into()
+            "type.googleapis.com/spire.api.server.bundle.v1.BatchSetFederatedBundleResponse.Result"
+                .into()
         }
     }
 }
@@ -337,7 +349,8 @@ impl ::prost::Name for BatchSetFederatedBundleResponse {
         "spire.api.server.bundle.v1.BatchSetFederatedBundleResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchSetFederatedBundleResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchSetFederatedBundleResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -399,7 +412,8 @@ impl ::prost::Name for BatchDeleteFederatedBundleRequest {
         "spire.api.server.bundle.v1.BatchDeleteFederatedBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchDeleteFederatedBundleRequest".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchDeleteFederatedBundleRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -425,7 +439,7 @@ pub mod batch_delete_federated_bundle_response {
             "spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse.Result"
+            "type.googleapis.com/spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse.Result"
                 .into()
         }
     }
@@ -437,7 +451,8 @@ impl ::prost::Name for BatchDeleteFederatedBundleResponse {
         "spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse".into()
+        "type.googleapis.com/spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse"
+            .into()
     }
 }
 /// Generated client implementations.

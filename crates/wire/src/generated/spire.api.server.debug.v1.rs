@@ -9,7 +9,7 @@ impl ::prost::Name for GetInfoRequest {
         "spire.api.server.debug.v1.GetInfoRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.debug.v1.GetInfoRequest".into()
+        "type.googleapis.com/spire.api.server.debug.v1.GetInfoRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -45,7 +45,7 @@ pub mod get_info_response {
             "spire.api.server.debug.v1.GetInfoResponse.Cert".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.debug.v1.GetInfoResponse.Cert".into()
+            "type.googleapis.com/spire.api.server.debug.v1.GetInfoResponse.Cert".into()
         }
     }
 }
@@ -56,7 +56,7 @@ impl ::prost::Name for GetInfoResponse {
         "spire.api.server.debug.v1.GetInfoResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.debug.v1.GetInfoResponse".into()
+        "type.googleapis.com/spire.api.server.debug.v1.GetInfoResponse".into()
     }
 }
 /// Generated client implementations.

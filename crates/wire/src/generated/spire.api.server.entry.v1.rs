@@ -31,7 +31,8 @@ pub mod count_entries_request {
             "spire.api.server.entry.v1.CountEntriesRequest.Filter".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.entry.v1.CountEntriesRequest.Filter".into()
+            "type.googleapis.com/spire.api.server.entry.v1.CountEntriesRequest.Filter"
+                .into()
         }
     }
 }
@@ -42,7 +43,7 @@ impl ::prost::Name for CountEntriesRequest {
         "spire.api.server.entry.v1.CountEntriesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.CountEntriesRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.CountEntriesRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -57,7 +58,7 @@ impl ::prost::Name for CountEntriesResponse {
         "spire.api.server.entry.v1.CountEntriesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.CountEntriesResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.CountEntriesResponse".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -98,7 +99,8 @@ pub mod list_entries_request {
             "spire.api.server.entry.v1.ListEntriesRequest.Filter".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.entry.v1.ListEntriesRequest.Filter".into()
+            "type.googleapis.com/spire.api.server.entry.v1.ListEntriesRequest.Filter"
+                .into()
         }
     }
 }
@@ -109,7 +111,7 @@ impl ::prost::Name for ListEntriesRequest {
         "spire.api.server.entry.v1.ListEntriesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.ListEntriesRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.ListEntriesRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -126,7 +128,7 @@ impl ::prost::Name for ListEntriesResponse {
         "spire.api.server.entry.v1.ListEntriesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.ListEntriesResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.ListEntriesResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -143,7 +145,7 @@ impl ::prost::Name for GetEntryRequest {
         "spire.api.server.entry.v1.GetEntryRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.GetEntryRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.GetEntryRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -160,7 +162,7 @@ impl ::prost::Name for BatchCreateEntryRequest {
         "spire.api.server.entry.v1.BatchCreateEntryRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchCreateEntryRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchCreateEntryRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -184,7 +186,8 @@ pub mod batch_create_entry_response {
             "spire.api.server.entry.v1.BatchCreateEntryResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.entry.v1.BatchCreateEntryResponse.Result".into()
+            "type.googleapis.com/spire.api.server.entry.v1.BatchCreateEntryResponse.Result"
+                .into()
         }
     }
 }
@@ -195,7 +198,7 @@ impl ::prost::Name for BatchCreateEntryResponse {
         "spire.api.server.entry.v1.BatchCreateEntryResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchCreateEntryResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchCreateEntryResponse".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -214,7 +217,7 @@ impl ::prost::Name for BatchUpdateEntryRequest {
         "spire.api.server.entry.v1.BatchUpdateEntryRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchUpdateEntryRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchUpdateEntryRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -238,7 +241,8 @@ pub mod batch_update_entry_response {
             "spire.api.server.entry.v1.BatchUpdateEntryResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.entry.v1.BatchUpdateEntryResponse.Result".into()
+            "type.googleapis.com/spire.api.server.entry.v1.BatchUpdateEntryResponse.Result"
+                .into()
         }
     }
 }
@@ -249,7 +253,7 @@ impl ::prost::Name for BatchUpdateEntryResponse {
         "spire.api.server.entry.v1.BatchUpdateEntryResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchUpdateEntryResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchUpdateEntryResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -264,7 +268,7 @@ impl ::prost::Name for BatchDeleteEntryRequest {
         "spire.api.server.entry.v1.BatchDeleteEntryRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchDeleteEntryRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchDeleteEntryRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -288,7 +292,8 @@ pub mod batch_delete_entry_response {
             "spire.api.server.entry.v1.BatchDeleteEntryResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.entry.v1.BatchDeleteEntryResponse.Result".into()
+            "type.googleapis.com/spire.api.server.entry.v1.BatchDeleteEntryResponse.Result"
+                .into()
         }
     }
 }
@@ -299,7 +304,7 @@ impl ::prost::Name for BatchDeleteEntryResponse {
         "spire.api.server.entry.v1.BatchDeleteEntryResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.BatchDeleteEntryResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.BatchDeleteEntryResponse".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -314,7 +319,8 @@ impl ::prost::Name for GetAuthorizedEntriesRequest {
         "spire.api.server.entry.v1.GetAuthorizedEntriesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.GetAuthorizedEntriesRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.GetAuthorizedEntriesRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -329,7 +335,8 @@ impl ::prost::Name for GetAuthorizedEntriesResponse {
         "spire.api.server.entry.v1.GetAuthorizedEntriesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.GetAuthorizedEntriesResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.GetAuthorizedEntriesResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -348,7 +355,8 @@ impl ::prost::Name for SyncAuthorizedEntriesRequest {
         "spire.api.server.entry.v1.SyncAuthorizedEntriesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.SyncAuthorizedEntriesRequest".into()
+        "type.googleapis.com/spire.api.server.entry.v1.SyncAuthorizedEntriesRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -368,7 +376,8 @@ impl ::prost::Name for SyncAuthorizedEntriesResponse {
         "spire.api.server.entry.v1.SyncAuthorizedEntriesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.SyncAuthorizedEntriesResponse".into()
+        "type.googleapis.com/spire.api.server.entry.v1.SyncAuthorizedEntriesResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -388,7 +397,7 @@ impl ::prost::Name for EntryRevision {
         "spire.api.server.entry.v1.EntryRevision".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.entry.v1.EntryRevision".into()
+        "type.googleapis.com/spire.api.server.entry.v1.EntryRevision".into()
     }
 }
 /// Generated client implementations.

@@ -9,7 +9,8 @@ impl ::prost::Name for GetJwtAuthorityStateRequest {
         "spire.api.server.localauthority.v1.GetJWTAuthorityStateRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetJWTAuthorityStateRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetJWTAuthorityStateRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -28,7 +29,8 @@ impl ::prost::Name for GetJwtAuthorityStateResponse {
         "spire.api.server.localauthority.v1.GetJWTAuthorityStateResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetJWTAuthorityStateResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetJWTAuthorityStateResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -40,7 +42,8 @@ impl ::prost::Name for PrepareJwtAuthorityRequest {
         "spire.api.server.localauthority.v1.PrepareJWTAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareJWTAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareJWTAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -55,7 +58,8 @@ impl ::prost::Name for PrepareJwtAuthorityResponse {
         "spire.api.server.localauthority.v1.PrepareJWTAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareJWTAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareJWTAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -70,7 +74,8 @@ impl ::prost::Name for ActivateJwtAuthorityRequest {
         "spire.api.server.localauthority.v1.ActivateJWTAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateJWTAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateJWTAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -85,7 +90,8 @@ impl ::prost::Name for ActivateJwtAuthorityResponse {
         "spire.api.server.localauthority.v1.ActivateJWTAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateJWTAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateJWTAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -100,7 +106,8 @@ impl ::prost::Name for TaintJwtAuthorityRequest {
         "spire.api.server.localauthority.v1.TaintJWTAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintJWTAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintJWTAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -115,7 +122,8 @@ impl ::prost::Name for TaintJwtAuthorityResponse {
         "spire.api.server.localauthority.v1.TaintJWTAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintJWTAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintJWTAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -130,7 +138,8 @@ impl ::prost::Name for RevokeJwtAuthorityRequest {
         "spire.api.server.localauthority.v1.RevokeJWTAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeJWTAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeJWTAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -145,7 +154,8 @@ impl ::prost::Name for RevokeJwtAuthorityResponse {
         "spire.api.server.localauthority.v1.RevokeJWTAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeJWTAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeJWTAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -157,7 +167,8 @@ impl ::prost::Name for GetX509AuthorityStateRequest {
         "spire.api.server.localauthority.v1.GetX509AuthorityStateRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetX509AuthorityStateRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetX509AuthorityStateRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -176,7 +187,8 @@ impl ::prost::Name for GetX509AuthorityStateResponse {
         "spire.api.server.localauthority.v1.GetX509AuthorityStateResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetX509AuthorityStateResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetX509AuthorityStateResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -188,7 +200,8 @@ impl ::prost::Name for PrepareX509AuthorityRequest {
         "spire.api.server.localauthority.v1.PrepareX509AuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareX509AuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareX509AuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -203,7 +216,8 @@ impl ::prost::Name for PrepareX509AuthorityResponse {
         "spire.api.server.localauthority.v1.PrepareX509AuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareX509AuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareX509AuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -218,7 +232,8 @@ impl ::prost::Name for ActivateX509AuthorityRequest {
         "spire.api.server.localauthority.v1.ActivateX509AuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateX509AuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateX509AuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -233,7 +248,8 @@ impl ::prost::Name for ActivateX509AuthorityResponse {
         "spire.api.server.localauthority.v1.ActivateX509AuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateX509AuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateX509AuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -248,7 +264,8 @@ impl ::prost::Name for TaintX509AuthorityRequest {
         "spire.api.server.localauthority.v1.TaintX509AuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintX509AuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintX509AuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -263,7 +280,8 @@ impl ::prost::Name for TaintX509AuthorityResponse {
         "spire.api.server.localauthority.v1.TaintX509AuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintX509AuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintX509AuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -278,7 +296,8 @@ impl ::prost::Name for TaintX509UpstreamAuthorityRequest {
         "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -293,7 +312,8 @@ impl ::prost::Name for TaintX509UpstreamAuthorityResponse {
         "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -308,7 +328,8 @@ impl ::prost::Name for RevokeX509UpstreamAuthorityRequest {
         "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -323,7 +344,8 @@ impl ::prost::Name for RevokeX509UpstreamAuthorityResponse {
         "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -338,7 +360,8 @@ impl ::prost::Name for RevokeX509AuthorityRequest {
         "spire.api.server.localauthority.v1.RevokeX509AuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeX509AuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeX509AuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -353,7 +376,8 @@ impl ::prost::Name for RevokeX509AuthorityResponse {
         "spire.api.server.localauthority.v1.RevokeX509AuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeX509AuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeX509AuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -365,7 +389,8 @@ impl ::prost::Name for GetWitAuthorityStateRequest {
         "spire.api.server.localauthority.v1.GetWITAuthorityStateRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetWITAuthorityStateRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetWITAuthorityStateRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -384,7 +409,8 @@ impl ::prost::Name for GetWitAuthorityStateResponse {
         "spire.api.server.localauthority.v1.GetWITAuthorityStateResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.GetWITAuthorityStateResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.GetWITAuthorityStateResponse"
+            .into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -396,7 +422,8 @@ impl ::prost::Name for PrepareWitAuthorityRequest {
         "spire.api.server.localauthority.v1.PrepareWITAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareWITAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareWITAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -411,7 +438,8 @@ impl ::prost::Name for PrepareWitAuthorityResponse {
         "spire.api.server.localauthority.v1.PrepareWITAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.PrepareWITAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.PrepareWITAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -426,7 +454,8 @@ impl ::prost::Name for ActivateWitAuthorityRequest {
         "spire.api.server.localauthority.v1.ActivateWITAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateWITAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateWITAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -441,7 +470,8 @@ impl ::prost::Name for ActivateWitAuthorityResponse {
         "spire.api.server.localauthority.v1.ActivateWITAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.ActivateWITAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.ActivateWITAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -456,7 +486,8 @@ impl ::prost::Name for TaintWitAuthorityRequest {
         "spire.api.server.localauthority.v1.TaintWITAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintWITAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintWITAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -471,7 +502,8 @@ impl ::prost::Name for TaintWitAuthorityResponse {
         "spire.api.server.localauthority.v1.TaintWITAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.TaintWITAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.TaintWITAuthorityResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -486,7 +518,8 @@ impl ::prost::Name for RevokeWitAuthorityRequest {
         "spire.api.server.localauthority.v1.RevokeWITAuthorityRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeWITAuthorityRequest".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeWITAuthorityRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -501,7 +534,8 @@ impl ::prost::Name for RevokeWitAuthorityResponse {
         "spire.api.server.localauthority.v1.RevokeWITAuthorityResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.RevokeWITAuthorityResponse".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.RevokeWITAuthorityResponse"
+            .into()
     }
 }
 /// One signing authority.
@@ -522,7 +556,7 @@ impl ::prost::Name for AuthorityState {
         "spire.api.server.localauthority.v1.AuthorityState".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.localauthority.v1.AuthorityState".into()
+        "type.googleapis.com/spire.api.server.localauthority.v1.AuthorityState".into()
     }
 }
 /// Generated client implementations.

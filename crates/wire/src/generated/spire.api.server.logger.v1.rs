@@ -9,7 +9,7 @@ impl ::prost::Name for GetLoggerRequest {
         "spire.api.server.logger.v1.GetLoggerRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.logger.v1.GetLoggerRequest".into()
+        "type.googleapis.com/spire.api.server.logger.v1.GetLoggerRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -24,7 +24,7 @@ impl ::prost::Name for SetLogLevelRequest {
         "spire.api.server.logger.v1.SetLogLevelRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.logger.v1.SetLogLevelRequest".into()
+        "type.googleapis.com/spire.api.server.logger.v1.SetLogLevelRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -36,7 +36,7 @@ impl ::prost::Name for ResetLogLevelRequest {
         "spire.api.server.logger.v1.ResetLogLevelRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.logger.v1.ResetLogLevelRequest".into()
+        "type.googleapis.com/spire.api.server.logger.v1.ResetLogLevelRequest".into()
     }
 }
 /// Generated client implementations.

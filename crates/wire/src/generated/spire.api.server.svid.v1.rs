@@ -16,7 +16,7 @@ impl ::prost::Name for MintX509svidRequest {
         "spire.api.server.svid.v1.MintX509SVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintX509SVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintX509SVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -31,7 +31,7 @@ impl ::prost::Name for MintX509svidResponse {
         "spire.api.server.svid.v1.MintX509SVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintX509SVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintX509SVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -55,7 +55,7 @@ impl ::prost::Name for MintWitsvidRequest {
         "spire.api.server.svid.v1.MintWITSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintWITSVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintWITSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -70,7 +70,7 @@ impl ::prost::Name for MintWitsvidResponse {
         "spire.api.server.svid.v1.MintWITSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintWITSVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintWITSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -90,7 +90,7 @@ impl ::prost::Name for MintJwtsvidRequest {
         "spire.api.server.svid.v1.MintJWTSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintJWTSVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintJWTSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -105,7 +105,7 @@ impl ::prost::Name for MintJwtsvidResponse {
         "spire.api.server.svid.v1.MintJWTSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.MintJWTSVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.MintJWTSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -120,7 +120,7 @@ impl ::prost::Name for BatchNewX509svidRequest {
         "spire.api.server.svid.v1.BatchNewX509SVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.BatchNewX509SVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.BatchNewX509SVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -144,7 +144,8 @@ pub mod batch_new_x509svid_response {
             "spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result".into()
+            "type.googleapis.com/spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result"
+                .into()
         }
     }
 }
@@ -155,7 +156,7 @@ impl ::prost::Name for BatchNewX509svidResponse {
         "spire.api.server.svid.v1.BatchNewX509SVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.BatchNewX509SVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.BatchNewX509SVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -172,7 +173,7 @@ impl ::prost::Name for NewJwtsvidRequest {
         "spire.api.server.svid.v1.NewJWTSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewJWTSVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewJWTSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -187,7 +188,7 @@ impl ::prost::Name for BatchNewWitsvidRequest {
         "spire.api.server.svid.v1.BatchNewWITSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.BatchNewWITSVIDRequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.BatchNewWITSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -211,7 +212,8 @@ pub mod batch_new_witsvid_response {
             "spire.api.server.svid.v1.BatchNewWITSVIDResponse.Result".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.svid.v1.BatchNewWITSVIDResponse.Result".into()
+            "type.googleapis.com/spire.api.server.svid.v1.BatchNewWITSVIDResponse.Result"
+                .into()
         }
     }
 }
@@ -222,7 +224,7 @@ impl ::prost::Name for BatchNewWitsvidResponse {
         "spire.api.server.svid.v1.BatchNewWITSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.BatchNewWITSVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.BatchNewWITSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -237,7 +239,7 @@ impl ::prost::Name for NewJwtsvidResponse {
         "spire.api.server.svid.v1.NewJWTSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewJWTSVIDResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewJWTSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -256,7 +258,7 @@ impl ::prost::Name for NewDownstreamX509caRequest {
         "spire.api.server.svid.v1.NewDownstreamX509CARequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewDownstreamX509CARequest".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewDownstreamX509CARequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -275,7 +277,7 @@ impl ::prost::Name for NewDownstreamX509caResponse {
         "spire.api.server.svid.v1.NewDownstreamX509CAResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewDownstreamX509CAResponse".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewDownstreamX509CAResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -293,7 +295,7 @@ impl ::prost::Name for NewX509svidParams {
         "spire.api.server.svid.v1.NewX509SVIDParams".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewX509SVIDParams".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewX509SVIDParams".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -313,7 +315,7 @@ impl ::prost::Name for NewWitsvidParams {
         "spire.api.server.svid.v1.NewWITSVIDParams".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.svid.v1.NewWITSVIDParams".into()
+        "type.googleapis.com/spire.api.server.svid.v1.NewWITSVIDParams".into()
     }
 }
 /// Generated client implementations.

@@ -18,7 +18,8 @@ impl ::prost::Name for ListFederationRelationshipsRequest {
         "spire.api.server.trustdomain.v1.ListFederationRelationshipsRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.ListFederationRelationshipsRequest".into()
+        "type.googleapis.com/spire.api.server.trustdomain.v1.ListFederationRelationshipsRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -37,7 +38,8 @@ impl ::prost::Name for ListFederationRelationshipsResponse {
         "spire.api.server.trustdomain.v1.ListFederationRelationshipsResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.ListFederationRelationshipsResponse".into()
+        "type.googleapis.com/spire.api.server.trustdomain.v1.ListFederationRelationshipsResponse"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -56,7 +58,8 @@ impl ::prost::Name for GetFederationRelationshipRequest {
         "spire.api.server.trustdomain.v1.GetFederationRelationshipRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.GetFederationRelationshipRequest".into()
+        "type.googleapis.com/spire.api.server.trustdomain.v1.GetFederationRelationshipRequest"
+            .into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -77,7 +80,7 @@ impl ::prost::Name for BatchCreateFederationRelationshipRequest {
         "spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipRequest"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipRequest"
             .into()
     }
 }
@@ -107,7 +110,7 @@ pub mod batch_create_federation_relationship_response {
                 .into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipResponse.Result"
+            "type.googleapis.com/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipResponse.Result"
                 .into()
         }
     }
@@ -120,7 +123,7 @@ impl ::prost::Name for BatchCreateFederationRelationshipResponse {
             .into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipResponse"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipResponse"
             .into()
     }
 }
@@ -146,7 +149,7 @@ impl ::prost::Name for BatchUpdateFederationRelationshipRequest {
         "spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipRequest"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipRequest"
             .into()
     }
 }
@@ -176,7 +179,7 @@ pub mod batch_update_federation_relationship_response {
                 .into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipResponse.Result"
+            "type.googleapis.com/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipResponse.Result"
                 .into()
         }
     }
@@ -189,7 +192,7 @@ impl ::prost::Name for BatchUpdateFederationRelationshipResponse {
             .into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipResponse"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipResponse"
             .into()
     }
 }
@@ -205,7 +208,7 @@ impl ::prost::Name for BatchDeleteFederationRelationshipRequest {
         "spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipRequest"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipRequest"
             .into()
     }
 }
@@ -233,7 +236,7 @@ pub mod batch_delete_federation_relationship_response {
                 .into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipResponse.Result"
+            "type.googleapis.com/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipResponse.Result"
                 .into()
         }
     }
@@ -246,7 +249,7 @@ impl ::prost::Name for BatchDeleteFederationRelationshipResponse {
             .into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipResponse"
+        "type.googleapis.com/spire.api.server.trustdomain.v1.BatchDeleteFederationRelationshipResponse"
             .into()
     }
 }
@@ -262,7 +265,7 @@ impl ::prost::Name for RefreshBundleRequest {
         "spire.api.server.trustdomain.v1.RefreshBundleRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.server.trustdomain.v1.RefreshBundleRequest".into()
+        "type.googleapis.com/spire.api.server.trustdomain.v1.RefreshBundleRequest".into()
     }
 }
 /// Generated client implementations.

@@ -15,7 +15,7 @@ impl ::prost::Name for Spiffeid {
         "spire.api.types.SPIFFEID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.SPIFFEID".into()
+        "type.googleapis.com/spire.api.types.SPIFFEID".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -33,7 +33,7 @@ impl ::prost::Name for Selector {
         "spire.api.types.Selector".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Selector".into()
+        "type.googleapis.com/spire.api.types.Selector".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -99,7 +99,7 @@ impl ::prost::Name for SelectorMatch {
         "spire.api.types.SelectorMatch".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.SelectorMatch".into()
+        "type.googleapis.com/spire.api.types.SelectorMatch".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -122,7 +122,7 @@ impl ::prost::Name for X509svid {
         "spire.api.types.X509SVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.X509SVID".into()
+        "type.googleapis.com/spire.api.types.X509SVID".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -149,7 +149,7 @@ impl ::prost::Name for Jwtsvid {
         "spire.api.types.JWTSVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.JWTSVID".into()
+        "type.googleapis.com/spire.api.types.JWTSVID".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -167,7 +167,7 @@ impl ::prost::Name for Logger {
         "spire.api.types.Logger".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Logger".into()
+        "type.googleapis.com/spire.api.types.Logger".into()
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -242,7 +242,7 @@ impl ::prost::Name for Agent {
         "spire.api.types.Agent".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Agent".into()
+        "type.googleapis.com/spire.api.types.Agent".into()
     }
 }
 /// Which fields to fill; a message is always returned with its id.
@@ -270,7 +270,7 @@ impl ::prost::Name for AgentMask {
         "spire.api.types.AgentMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.AgentMask".into()
+        "type.googleapis.com/spire.api.types.AgentMask".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -288,7 +288,7 @@ impl ::prost::Name for AttestationData {
         "spire.api.types.AttestationData".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.AttestationData".into()
+        "type.googleapis.com/spire.api.types.AttestationData".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -307,7 +307,7 @@ impl ::prost::Name for JoinToken {
         "spire.api.types.JoinToken".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.JoinToken".into()
+        "type.googleapis.com/spire.api.types.JoinToken".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -334,7 +334,7 @@ impl ::prost::Name for Bundle {
         "spire.api.types.Bundle".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Bundle".into()
+        "type.googleapis.com/spire.api.types.Bundle".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -353,7 +353,7 @@ impl ::prost::Name for X509Certificate {
         "spire.api.types.X509Certificate".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.X509Certificate".into()
+        "type.googleapis.com/spire.api.types.X509Certificate".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -376,7 +376,7 @@ impl ::prost::Name for JwtKey {
         "spire.api.types.JWTKey".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.JWTKey".into()
+        "type.googleapis.com/spire.api.types.JWTKey".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -399,7 +399,7 @@ impl ::prost::Name for WitKey {
         "spire.api.types.WITKey".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.WITKey".into()
+        "type.googleapis.com/spire.api.types.WITKey".into()
     }
 }
 /// Which fields to fill; a message is always returned with its id.
@@ -423,7 +423,7 @@ impl ::prost::Name for BundleMask {
         "spire.api.types.BundleMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.BundleMask".into()
+        "type.googleapis.com/spire.api.types.BundleMask".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -441,7 +441,7 @@ impl ::prost::Name for Status {
         "spire.api.types.Status".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Status".into()
+        "type.googleapis.com/spire.api.types.Status".into()
     }
 }
 /// Stands in the details of a PermissionDenied status and tells an agent what to do next.
@@ -508,7 +508,7 @@ impl ::prost::Name for PermissionDeniedDetails {
         "spire.api.types.PermissionDeniedDetails".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.PermissionDeniedDetails".into()
+        "type.googleapis.com/spire.api.types.PermissionDeniedDetails".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -570,7 +570,7 @@ pub mod entry {
             "spire.api.types.Entry.AdditionalAttributes".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.api.types.Entry.AdditionalAttributes".into()
+            "type.googleapis.com/spire.api.types.Entry.AdditionalAttributes".into()
         }
     }
 }
@@ -581,7 +581,7 @@ impl ::prost::Name for Entry {
         "spire.api.types.Entry".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.Entry".into()
+        "type.googleapis.com/spire.api.types.Entry".into()
     }
 }
 /// Which fields to fill; a message is always returned with its id.
@@ -625,7 +625,7 @@ impl ::prost::Name for EntryMask {
         "spire.api.types.EntryMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.EntryMask".into()
+        "type.googleapis.com/spire.api.types.EntryMask".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -691,7 +691,7 @@ impl ::prost::Name for FederatesWithMatch {
         "spire.api.types.FederatesWithMatch".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.FederatesWithMatch".into()
+        "type.googleapis.com/spire.api.types.FederatesWithMatch".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -718,7 +718,7 @@ impl ::prost::Name for Witsvid {
         "spire.api.types.WITSVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.WITSVID".into()
+        "type.googleapis.com/spire.api.types.WITSVID".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -752,7 +752,7 @@ impl ::prost::Name for FederationRelationship {
         "spire.api.types.FederationRelationship".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.FederationRelationship".into()
+        "type.googleapis.com/spire.api.types.FederationRelationship".into()
     }
 }
 /// The endpoint proves itself with an SVID.
@@ -768,7 +768,7 @@ impl ::prost::Name for HttpsspiffeProfile {
         "spire.api.types.HTTPSSPIFFEProfile".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.HTTPSSPIFFEProfile".into()
+        "type.googleapis.com/spire.api.types.HTTPSSPIFFEProfile".into()
     }
 }
 /// The endpoint proves itself with a Web PKI certificate.
@@ -781,7 +781,7 @@ impl ::prost::Name for HttpsWebProfile {
         "spire.api.types.HTTPSWebProfile".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.HTTPSWebProfile".into()
+        "type.googleapis.com/spire.api.types.HTTPSWebProfile".into()
     }
 }
 /// Which fields to fill; a message is always returned with its id.
@@ -801,6 +801,6 @@ impl ::prost::Name for FederationRelationshipMask {
         "spire.api.types.FederationRelationshipMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.api.types.FederationRelationshipMask".into()
+        "type.googleapis.com/spire.api.types.FederationRelationshipMask".into()
     }
 }

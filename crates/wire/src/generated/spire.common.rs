@@ -9,7 +9,7 @@ impl ::prost::Name for Empty {
         "spire.common.Empty".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.Empty".into()
+        "type.googleapis.com/spire.common.Empty".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -27,7 +27,7 @@ impl ::prost::Name for AttestationData {
         "spire.common.AttestationData".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.AttestationData".into()
+        "type.googleapis.com/spire.common.AttestationData".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -44,7 +44,7 @@ impl ::prost::Name for Selector {
         "spire.common.Selector".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.Selector".into()
+        "type.googleapis.com/spire.common.Selector".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -59,7 +59,7 @@ impl ::prost::Name for Selectors {
         "spire.common.Selectors".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.Selectors".into()
+        "type.googleapis.com/spire.common.Selectors".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -92,7 +92,7 @@ impl ::prost::Name for AttestedNode {
         "spire.common.AttestedNode".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.AttestedNode".into()
+        "type.googleapis.com/spire.common.AttestedNode".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -149,7 +149,8 @@ pub mod registration_entry {
             "spire.common.RegistrationEntry.AdditionalAttributes".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/spire.common.RegistrationEntry.AdditionalAttributes".into()
+            "type.googleapis.com/spire.common.RegistrationEntry.AdditionalAttributes"
+                .into()
         }
     }
 }
@@ -160,7 +161,7 @@ impl ::prost::Name for RegistrationEntry {
         "spire.common.RegistrationEntry".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.RegistrationEntry".into()
+        "type.googleapis.com/spire.common.RegistrationEntry".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -201,7 +202,7 @@ impl ::prost::Name for RegistrationEntryMask {
         "spire.common.RegistrationEntryMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.RegistrationEntryMask".into()
+        "type.googleapis.com/spire.common.RegistrationEntryMask".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -216,7 +217,7 @@ impl ::prost::Name for RegistrationEntries {
         "spire.common.RegistrationEntries".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.RegistrationEntries".into()
+        "type.googleapis.com/spire.common.RegistrationEntries".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -234,7 +235,7 @@ impl ::prost::Name for Certificate {
         "spire.common.Certificate".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.Certificate".into()
+        "type.googleapis.com/spire.common.Certificate".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -257,7 +258,7 @@ impl ::prost::Name for PublicKey {
         "spire.common.PublicKey".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.PublicKey".into()
+        "type.googleapis.com/spire.common.PublicKey".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -284,7 +285,7 @@ impl ::prost::Name for Bundle {
         "spire.common.Bundle".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.Bundle".into()
+        "type.googleapis.com/spire.common.Bundle".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -309,7 +310,7 @@ impl ::prost::Name for BundleMask {
         "spire.common.BundleMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.BundleMask".into()
+        "type.googleapis.com/spire.common.BundleMask".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -336,6 +337,6 @@ impl ::prost::Name for AttestedNodeMask {
         "spire.common.AttestedNodeMask".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.common.AttestedNodeMask".into()
+        "type.googleapis.com/spire.common.AttestedNodeMask".into()
     }
 }

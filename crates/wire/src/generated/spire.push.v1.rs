@@ -14,7 +14,7 @@ impl ::prost::Name for SubscribeRequest {
         "spire.push.v1.SubscribeRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.push.v1.SubscribeRequest".into()
+        "type.googleapis.com/spire.push.v1.SubscribeRequest".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -37,7 +37,7 @@ impl ::prost::Name for Update {
         "spire.push.v1.Update".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.push.v1.Update".into()
+        "type.googleapis.com/spire.push.v1.Update".into()
     }
 }
 /// Several changes may be merged into one.
@@ -60,7 +60,7 @@ impl ::prost::Name for Changed {
         "spire.push.v1.Changed".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.push.v1.Changed".into()
+        "type.googleapis.com/spire.push.v1.Changed".into()
     }
 }
 /// Generated client implementations.

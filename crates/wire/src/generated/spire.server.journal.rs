@@ -33,7 +33,7 @@ impl ::prost::Name for X509caEntry {
         "spire.server.journal.X509CAEntry".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.server.journal.X509CAEntry".into()
+        "type.googleapis.com/spire.server.journal.X509CAEntry".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -63,7 +63,7 @@ impl ::prost::Name for JwtKeyEntry {
         "spire.server.journal.JWTKeyEntry".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.server.journal.JWTKeyEntry".into()
+        "type.googleapis.com/spire.server.journal.JWTKeyEntry".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -93,7 +93,7 @@ impl ::prost::Name for WitKeyEntry {
         "spire.server.journal.WITKeyEntry".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.server.journal.WITKeyEntry".into()
+        "type.googleapis.com/spire.server.journal.WITKeyEntry".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -112,7 +112,7 @@ impl ::prost::Name for Entries {
         "spire.server.journal.Entries".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/spire.server.journal.Entries".into()
+        "type.googleapis.com/spire.server.journal.Entries".into()
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

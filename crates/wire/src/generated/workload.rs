@@ -9,7 +9,7 @@ impl ::prost::Name for X509svidRequest {
         "X509SVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/X509SVIDRequest".into()
+        "type.googleapis.com/X509SVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -33,7 +33,7 @@ impl ::prost::Name for X509svidResponse {
         "X509SVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/X509SVIDResponse".into()
+        "type.googleapis.com/X509SVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -61,7 +61,7 @@ impl ::prost::Name for X509svid {
         "X509SVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/X509SVID".into()
+        "type.googleapis.com/X509SVID".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -73,7 +73,7 @@ impl ::prost::Name for X509BundlesRequest {
         "X509BundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/X509BundlesRequest".into()
+        "type.googleapis.com/X509BundlesRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -95,7 +95,7 @@ impl ::prost::Name for X509BundlesResponse {
         "X509BundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/X509BundlesResponse".into()
+        "type.googleapis.com/X509BundlesResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -114,7 +114,7 @@ impl ::prost::Name for JwtsvidRequest {
         "JWTSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/JWTSVIDRequest".into()
+        "type.googleapis.com/JWTSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -129,7 +129,7 @@ impl ::prost::Name for JwtsvidResponse {
         "JWTSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/JWTSVIDResponse".into()
+        "type.googleapis.com/JWTSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -150,7 +150,7 @@ impl ::prost::Name for Jwtsvid {
         "JWTSVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/JWTSVID".into()
+        "type.googleapis.com/JWTSVID".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -162,7 +162,7 @@ impl ::prost::Name for JwtBundlesRequest {
         "JWTBundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/JWTBundlesRequest".into()
+        "type.googleapis.com/JWTBundlesRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -181,7 +181,7 @@ impl ::prost::Name for JwtBundlesResponse {
         "JWTBundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/JWTBundlesResponse".into()
+        "type.googleapis.com/JWTBundlesResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -200,7 +200,7 @@ impl ::prost::Name for ValidateJwtsvidRequest {
         "ValidateJWTSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/ValidateJWTSVIDRequest".into()
+        "type.googleapis.com/ValidateJWTSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -217,7 +217,7 @@ impl ::prost::Name for ValidateJwtsvidResponse {
         "ValidateJWTSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/ValidateJWTSVIDResponse".into()
+        "type.googleapis.com/ValidateJWTSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -233,7 +233,7 @@ impl ::prost::Name for WitsvidRequest {
         "WITSVIDRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/WITSVIDRequest".into()
+        "type.googleapis.com/WITSVIDRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -248,7 +248,7 @@ impl ::prost::Name for WitsvidResponse {
         "WITSVIDResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/WITSVIDResponse".into()
+        "type.googleapis.com/WITSVIDResponse".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -272,7 +272,7 @@ impl ::prost::Name for Witsvid {
         "WITSVID".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/WITSVID".into()
+        "type.googleapis.com/WITSVID".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -284,7 +284,7 @@ impl ::prost::Name for WitBundlesRequest {
         "WITBundlesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/WITBundlesRequest".into()
+        "type.googleapis.com/WITBundlesRequest".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -303,7 +303,7 @@ impl ::prost::Name for WitBundlesResponse {
         "WITBundlesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/WITBundlesResponse".into()
+        "type.googleapis.com/WITBundlesResponse".into()
     }
 }
 /// Generated client implementations.
