@@ -1,0 +1,47 @@
+//! Log values that text and JSON show differently: lists, times, durations.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A log field's value of a kind that `tracing` does not have.
+///
+/// Hand it to an event by [`Logged::value`]: `tracing::info!(admin_ids = Logged::list(&ids).value(), "Configured")`.
+/// It then prints as in the reference's logs: a list as `[a b]` in text and as an array in JSON, a time in the
+/// machine's zone (`2026-11-23 03:44:55 +0000 UTC`; RFC 3339 in JSON), a duration as `1m30s` (nanoseconds in JSON).
+/// Outside our log sinks its [`fmt::Display`] stands in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// Texts in order.
+    List(Vec<String>),
+    /// A point in time: seconds since the Unix epoch.
+    Time(i64),
+    /// A span of time.
+    Duration(Duration),
+    /// The value that is absent, printed as `<nil>` and `null`.
+    Nil,
+}
+
+impl Logged {
+    /// A list of anything that prints.
+    pub fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> Self {
+        Self::List(items.into_iter().map(|item| item.to_string()).collect())
+    }
+
+    /// This value as `tracing` takes it. (An error value is the one kind that keeps its type on the way.)
+    pub fn value(&self) -> &(dyn std::error::Error + 'static) {
+        self
+    }
+}
+
+impl std::error::Error for Logged {}
+
+impl fmt::Display for Logged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List(items) => write!(f, "[{}]", items.join(" ")),
+            Self::Time(seconds) => write!(f, "{seconds}"),
+            Self::Duration(duration) => write!(f, "{duration:?}"),
+            Self::Nil => f.write_str("<nil>"),
+        }
+    }
+}

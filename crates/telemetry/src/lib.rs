@@ -1,0 +1,121 @@
+//! Logs in logrus' shapes on `tracing`, an in-memory metrics sink, health checks over HTTP, systemd's readiness.
+//!
+//! Application code logs by `tracing::info!(spiffe_id = %id, "Entry created")`; see `spire_ports::observe` for names
+//! and values of fields. [`init`] is called once by a binary; tests use [`Capture`].
+
+mod capture;
+mod event;
+mod format;
+mod gotext;
+pub mod health;
+mod health_http;
+mod inmem;
+mod layer;
+mod level;
+mod sink;
+pub mod systemd;
+mod zone;
+
+use std::borrow::Cow;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing_subscriber::layer::SubscriberExt as _;
+
+pub use capture::{Capture, Captured};
+pub use format::{FormatError, LogFormat};
+pub use inmem::{InMem, Series};
+pub use level::{Level, LevelError, LogLevel};
+pub use sink::{ReopenError, ReopenHandle};
+
+use format::Formatter;
+use layer::LogLayer;
+use sink::{Output, Sink};
+use zone::Zone;
+
+/// How a process logs: `log_level`, `log_format`, `log_file` and `log_source_location` of its configuration.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The level at the start.
+    pub level: Level,
+    /// The form of the lines.
+    pub format: LogFormat,
+    /// The file that lines are appended to; `None` or an empty path is the standard output.
+    pub file: Option<PathBuf>,
+    /// Adds `file` (name and line) and `func` (the module) to each line.
+    pub source_location: bool,
+}
+
+impl Default for LogConfig {
+    /// What the reference does when nothing is set: level info, text, standard output.
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Default, file: None, source_location: false }
+    }
+}
+
+/// What a running log can be told.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    /// Shows and changes the level.
+    pub level: LogLevel,
+    /// Opens the log file again; `None` without one.
+    pub reopen: Option<ReopenHandle>,
+}
+
+/// Why logging did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The log file cannot be opened, in Go's words: `open /x/y: no such file or directory`.
+    #[error("open {path}: {reason}")]
+    Open {
+        /// The file as configured.
+        path: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The process logs already.
+    #[error("logging is initialized already")]
+    Already,
+}
+
+/// Starts the process's log. Called once, early, by the binary; the time zone (`TZ`) is read here.
+pub fn init(config: LogConfig) -> Result<LogHandle, InitError> {
+    let (layer, handle) = open(config)?;
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::Already)?;
+    Ok(handle)
+}
+
+/// The log as a subscriber that is not yet the process's, for a scope (`tracing::subscriber::with_default`).
+pub fn subscriber(
+    config: LogConfig,
+) -> Result<(impl tracing::Subscriber + Send + Sync + use<>, LogHandle), InitError> {
+    let (layer, handle) = open(config)?;
+    Ok((tracing_subscriber::registry().with(layer), handle))
+}
+
+fn open(config: LogConfig) -> Result<(LogLayer, LogHandle), InitError> {
+    let file = config.file.filter(|path| !path.as_os_str().is_empty());
+    let terminal = file.is_none() && std::io::stdout().is_terminal();
+    let (output, reopen) = match file {
+        Some(path) => {
+            let output = Arc::new(Output::file(path)?);
+            (Arc::clone(&output), Some(ReopenHandle::new(output)))
+        }
+        None => (Arc::new(Output::stdout()), None),
+    };
+    let level = LogLevel::new(config.level);
+    let formatter = Formatter {
+        format: config.format,
+        terminal,
+        start: SystemTime::now(),
+        zone: Cow::Owned(Zone::local(std::env::var_os("TZ").as_deref())),
+    };
+    let layer = LogLayer::new(level.clone(), formatter, config.source_location, Sink::Output(output));
+    Ok((layer, LogHandle { level, reopen }))
+}
+
+#[cfg(test)]
+mod tests;
