@@ -3,18 +3,22 @@
 /// Result of a datastore operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a datastore operation failed. The texts are what API callers see after `datastore-sql: `
+/// Why a datastore operation failed. `Display` is the whole text that API callers see, prefix included
 /// (pkg/server/datastore/sqlstore).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The row does not exist.
     #[error("datastore-sql: record not found")]
     NotFound,
+    /// What the request names inside a row (an authority of a bundle, say) is not there.
+    #[error("{0}")]
+    Missing(String),
     /// A row with that key exists; the text is the constraint's.
     #[error("datastore-sql: {0}")]
     AlreadyExists(String),
-    /// The request cannot be stored as it is.
-    #[error("datastore-validation: {0}")]
+    /// The request cannot be stored or answered as it is. The text is whole: some of the reference's have
+    /// the prefix `datastore-validation: `, others none.
+    #[error("{0}")]
     Invalid(String),
     /// Other rows still refer to it.
     #[error("datastore-sql: {0}")]
@@ -25,4 +29,11 @@ pub enum Error {
     /// Stored data cannot be read, or the database broke a promise.
     #[error("datastore-sql: {0}")]
     Internal(String),
+}
+
+impl Error {
+    /// A request that breaks a rule of stored objects; the text gets the reference's prefix.
+    pub fn validation(message: impl std::fmt::Display) -> Self {
+        Self::Invalid(format!("datastore-validation: {message}"))
+    }
 }

@@ -6,6 +6,7 @@
 
 mod agent_node_attestor;
 mod bundle_publisher;
+pub mod catalog;
 mod credential_composer;
 mod error;
 mod key_manager;

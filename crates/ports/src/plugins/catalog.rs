@@ -1,0 +1,100 @@
+//! Which built-in plugins there are, and how each is made from its configuration.
+//!
+//! The binaries fill a catalog; server and agent look plugins up in it by the names that the configuration
+//! gives, and so never name a concrete plugin.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use spire_compat::hcl::Fragment;
+use spire_core::spiffe::TrustDomain;
+
+use super::{
+    AgentNodeAttestor, BundlePublisher, CredentialComposer, Error, ErrorKind, KeyManager, NodeAttestor,
+    Notifier, PluginType, Result, SvidStore, UpstreamAuthority, WorkloadAttestor,
+};
+
+/// What a plugin is made from.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The plugin's type and name, for errors.
+    pub plugin: (PluginType, String),
+    /// The trust domain of the server or agent.
+    pub trust_domain: TrustDomain,
+    /// `plugin_data` as written; `None` when there is none.
+    pub data: Option<Fragment>,
+}
+
+impl Configuration {
+    /// A refusal of this configuration, as the plugin says it.
+    pub fn invalid(&self, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::InvalidArgument, (self.plugin.0, &self.plugin.1), message)
+    }
+}
+
+/// Makes a plugin. Called once a configuration; may do IO, such as reading key files.
+pub type Factory<T> =
+    Arc<dyn Fn(Configuration) -> Pin<Box<dyn Future<Output = Result<Arc<T>>> + Send>> + Send + Sync>;
+
+/// The built-in plugins of one type, by name.
+pub struct Builtins<T: ?Sized> {
+    by_name: BTreeMap<&'static str, Factory<T>>,
+}
+
+impl<T: ?Sized> Builtins<T> {
+    /// Adds a plugin.
+    pub fn add<F, Fut>(&mut self, name: &'static str, make: F)
+    where
+        F: Fn(Configuration) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Arc<T>>> + Send + 'static,
+    {
+        self.by_name.insert(name, Arc::new(move |configuration| Box::pin(make(configuration))));
+    }
+
+    /// The plugin of that name.
+    pub fn find(&self, name: &str) -> Option<&Factory<T>> {
+        self.by_name.get(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.by_name.keys().copied()
+    }
+}
+
+impl<T: ?Sized> Default for Builtins<T> {
+    fn default() -> Self {
+        Self { by_name: BTreeMap::new() }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Builtins<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// The built-in plugins of a server. `DataStore` is not among them: the binary opens the store.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "each is the plugin type of that name")]
+pub struct ServerCatalog {
+    pub bundle_publishers: Builtins<dyn BundlePublisher>,
+    pub credential_composers: Builtins<dyn CredentialComposer>,
+    pub key_managers: Builtins<dyn KeyManager>,
+    pub node_attestors: Builtins<dyn NodeAttestor>,
+    pub notifiers: Builtins<dyn Notifier>,
+    pub upstream_authorities: Builtins<dyn UpstreamAuthority>,
+}
+
+/// The built-in plugins of an agent.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "each is the plugin type of that name")]
+pub struct AgentCatalog {
+    pub key_managers: Builtins<dyn KeyManager>,
+    pub node_attestors: Builtins<dyn AgentNodeAttestor>,
+    pub svid_stores: Builtins<dyn SvidStore>,
+    pub workload_attestors: Builtins<dyn WorkloadAttestor>,
+}
