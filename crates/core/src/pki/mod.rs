@@ -1,15 +1,26 @@
 //! X.509, CSR, JWK, JWS and PEM: encoding, decoding and verification.
 //!
 //! Everything here is pure: time and random bytes are arguments, and who signs is outside. Building
-//! gives the bytes to sign ([`ToBeSigned`]) and assembles the result. The one exception is
+//! gives the bytes to sign ([`ToBeSigned`]) and assembles the result; verification gives a type that
+//! only it can make ([`VerifiedX509Svid`], [`VerifiedCsr`], [`VerifiedJwt`]). The one exception is
 //! [`LocalKey`], whose crypto library draws its own entropy.
+//!
+//! Inputs are bounded before they are parsed: 64 KiB a certificate, request or token, 16 certificates a
+//! chain, 8192 bits a key.
 
+pub mod bundle_doc;
+pub mod chain;
+pub mod jwk;
+pub mod jwt;
 pub mod pem;
 
 mod algorithm;
 mod certificate;
 mod constraints;
+mod csr;
 mod der;
+mod json;
+mod jws;
 mod key;
 mod local_key;
 mod name;
@@ -21,7 +32,12 @@ pub use certificate::{
     BasicConstraints, Certificate, CertificateError, ExtendedKeyUsage, KeyUsage, MAX_CERTIFICATE_BYTES,
     SvidIdError,
 };
+pub use chain::{MAX_CHAIN_LEN, VerifiedX509Svid, VerifyError, X509SvidError};
+pub use csr::{CsrError, CsrTemplate, MAX_CSR_BYTES, VerifiedCsr};
 pub use der::DerError;
+pub use json::JsonError;
+pub use jws::{JwsError, MAX_TOKEN_BYTES, TokenToBeSigned, UnverifiedJws, VerifiedJws};
+pub use jwt::VerifiedJwt;
 pub use key::{BadSignature, PublicKey, PublicKeyError, PublicKeyKind, SubjectKeyId};
 pub use local_key::{LocalKey, PrivateKeyError};
 pub use name::{DistinguishedName, EncodedName, NameAttribute, NameError};
