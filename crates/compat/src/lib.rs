@@ -4,6 +4,7 @@
 //! read and print things. Each module here names what it imitates, and nothing outside this crate needs to
 //! know those rules.
 
+pub mod config;
 pub mod duration;
 pub mod expand;
 pub mod flag;
