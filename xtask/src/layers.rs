@@ -78,7 +78,7 @@ impl Layer {
         use Layer as L;
         match self {
             L::Pure | L::Xtask => false,
-            L::Ports => other.folder == "crates/core",
+            L::Ports => other.layer == L::Pure,
             L::Net => matches!(other.layer, L::Pure | L::Ports),
             L::Telemetry | L::Adapter | L::Plugin => matches!(other.layer, L::Pure | L::Ports | L::Net),
             L::Builtins => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Plugin),
