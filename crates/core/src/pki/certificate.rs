@@ -239,8 +239,7 @@ impl Certificate {
 
     /// The subject for certificates that this one issues.
     pub fn subject_name(&self) -> EncodedName {
-        // The parser has checked that it is one SEQUENCE.
-        EncodedName::from_der(self.subject_der()).unwrap_or_else(|_| unreachable_name())
+        EncodedName::from_element(self.subject_der())
     }
 
     /// The key; an error when it is of a kind that we do not use.
@@ -409,10 +408,6 @@ pub(crate) fn decimal(magnitude: &[u8]) -> String {
         out.push_str(&format!("{digit:09}"));
     }
     out
-}
-
-fn unreachable_name() -> EncodedName {
-    DistinguishedName::default().encode().unwrap_or_else(|_| unreachable!("an empty name has no attributes"))
 }
 
 fn parse(raw: Bytes) -> Result<Parsed, CertificateError> {

@@ -45,3 +45,6 @@ pub use template::{
     CertificateTemplate, Extension, Issuer, NOT_BEFORE_CUSHION, Profile, SerialNumber, TemplateError,
     ToBeSigned, ca_subject, downstream_subject, self_signed, validity,
 };
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,11 @@ impl EncodedName {
         Ok(Self(der.into()))
     }
 
+    /// A name that a parser has checked to be one element.
+    pub(crate) fn from_element(der: &[u8]) -> Self {
+        Self(der.into())
+    }
+
     /// The DER.
     pub fn as_der(&self) -> &[u8] {
         &self.0
