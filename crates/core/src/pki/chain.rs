@@ -6,7 +6,8 @@
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::time::Timestamp;
 
-use super::certificate::{Certificate, CertificateError, KeyUsage, SvidIdError};
+use super::certificate::{Certificate, CertificateError, SvidIdError};
+use super::extensions::KeyUsage;
 
 /// The longest chain that is looked at, the leaf included.
 pub const MAX_CHAIN_LEN: usize = 16;

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use super::certificate::AltNames;
 use super::der::{DerError, Reader, tag};
+use super::extensions::AltNames;
 
 /// More constraints than this are refused: with 1024 names in a leaf they would cost too much.
 const MAX_CONSTRAINTS: usize = 256;

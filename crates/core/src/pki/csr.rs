@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use super::algorithm::{Family, SignatureAlgorithm};
-use super::certificate::{AltNames, alt_names, extension_list};
 use super::der::{DerError, Reader, tag};
+use super::extensions::{AltNames, alt_names, extension_list};
 use super::key::{PublicKey, PublicKeyError};
 use super::name::{DistinguishedName, EncodedName};
 use super::oid;
@@ -89,7 +89,8 @@ impl CsrTemplate<'_> {
                 w.raw(self.public_key.spki());
                 w.nested(tag::constructed(0), |w| {
                     let replaced = self.extra_extensions.iter().any(|e| e.id == oid::SUBJECT_ALT_NAME);
-                    let san = !replaced && !(self.dns_names.is_empty() && self.uris.is_empty());
+                    let has_names = !self.dns_names.is_empty() || !self.uris.is_empty();
+                    let san = has_names && !replaced;
                     if !san && self.extra_extensions.is_empty() {
                         return Ok(());
                     }

@@ -19,6 +19,7 @@ mod certificate;
 mod constraints;
 mod csr;
 mod der;
+mod extensions;
 mod json;
 mod jws;
 mod key;
@@ -28,13 +29,11 @@ mod oid;
 mod template;
 
 pub use algorithm::{HashAlgorithm, KeyType, SignatureAlgorithm, UnknownKeyType};
-pub use certificate::{
-    BasicConstraints, Certificate, CertificateError, ExtendedKeyUsage, KeyUsage, MAX_CERTIFICATE_BYTES,
-    SvidIdError,
-};
+pub use certificate::{Certificate, CertificateError, MAX_CERTIFICATE_BYTES, SvidIdError};
 pub use chain::{MAX_CHAIN_LEN, VerifiedX509Svid, VerifyError, X509SvidError};
 pub use csr::{CsrError, CsrTemplate, MAX_CSR_BYTES, VerifiedCsr};
 pub use der::DerError;
+pub use extensions::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
 pub use json::JsonError;
 pub use jws::{JwsError, MAX_TOKEN_BYTES, TokenToBeSigned, UnverifiedJws, VerifiedJws};
 pub use jwt::VerifiedJwt;

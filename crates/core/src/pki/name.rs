@@ -290,7 +290,7 @@ fn text(tag: u8, content: &[u8]) -> Result<String, DerError> {
         }
         // Read as Latin-1, which is what everybody does.
         tag::T61_STRING => Ok(content.iter().map(|b| char::from(*b)).collect()),
-        tag::BMP_STRING if content.len() % 2 == 0 => {
+        tag::BMP_STRING if content.len().is_multiple_of(2) => {
             let units: Vec<u16> = content.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
             String::from_utf16(&units).map_err(|_| DerError)
         }
