@@ -1,0 +1,76 @@
+//! What an operator says about the database (`plugin_data` of `DataStore "sql"`).
+
+use std::time::Duration;
+
+use spire_ports::datastore::{Error, Result};
+
+/// Configuration of the store, field by field as in `plugin_data`
+/// (pkg/server/datastore/sqlcommon/config.go). Whoever parses the file fills it in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SqlConfig {
+    /// `database_type`: see [`DatabaseType`].
+    pub database_type: String,
+    /// `connection_string`: for SQLite a path or a `file:` URI.
+    pub connection_string: String,
+    /// `ro_connection_string`: a replica for reads that tolerate stale data; SQLite has none.
+    pub ro_connection_string: String,
+    /// `root_ca_path`: CA of a MySQL server.
+    pub root_ca_path: String,
+    /// `client_cert_path`: client certificate for a MySQL server.
+    pub client_cert_path: String,
+    /// `client_key_path`: key of that certificate.
+    pub client_key_path: String,
+    /// `max_open_conns`: for SQLite a bound on reading connections, of which there are never more than four.
+    pub max_open_conns: Option<u32>,
+    /// `max_idle_conns`.
+    pub max_idle_conns: Option<u32>,
+    /// `conn_max_lifetime`; SQLite's connections have no reason to end.
+    pub conn_max_lifetime: Option<Duration>,
+    /// `disable_migration`: never alter the schema.
+    pub disable_migration: bool,
+}
+
+/// A kind of database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseType {
+    /// `sqlite3`
+    Sqlite,
+}
+
+impl SqlConfig {
+    /// A SQLite database at a path or `file:` URI.
+    pub fn sqlite(connection_string: impl Into<String>) -> Self {
+        Self {
+            database_type: "sqlite3".into(),
+            connection_string: connection_string.into(),
+            ..Self::default()
+        }
+    }
+
+    /// A SQLite database that lives in memory and ends with its store; for tests.
+    pub fn in_memory() -> Self {
+        Self::sqlite("file::memory:")
+    }
+
+    /// Checks the settings without touching a database.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] says which setting is missing or not supported, as the reference's
+    /// `configValidate` where it would refuse too.
+    pub fn validate(&self) -> Result<DatabaseType> {
+        let invalid = |text: String| Err(Error::Invalid(format!("datastore-sql: {text}")));
+        if self.database_type.is_empty() {
+            return invalid("database_type must be set".into());
+        }
+        if self.connection_string.is_empty() {
+            return invalid("connection_string must be set".into());
+        }
+        match self.database_type.as_str() {
+            "sqlite3" => Ok(DatabaseType::Sqlite),
+            other @ ("postgres" | "mysql" | "aws_postgres" | "aws_mysql") => {
+                invalid(format!("database_type {other:?} is not built yet; only \"sqlite3\" is supported"))
+            }
+            other => invalid(format!("unsupported database_type: {other}")),
+        }
+    }
+}

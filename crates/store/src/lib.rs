@@ -1,0 +1,18 @@
+//! The datastore on SQL: the reference's schema and encodings, so that either server opens the other's
+//! database. SQLite today; `schema`, `convert` and the shape of `query` are what other databases share.
+//!
+//! One thread owns the connection that writes and shares a transaction among the jobs that wait
+//! ([`sqlite`](self)); a few connections read. Every function in `query` is synchronous and works on a
+//! connection, inside a transaction that its caller opened.
+
+mod config;
+mod convert;
+mod fault;
+mod query;
+mod schema;
+mod sqlite;
+mod store;
+mod x509;
+
+pub use config::{DatabaseType, SqlConfig};
+pub use store::SqlStore;

@@ -1,0 +1,324 @@
+//! Registration entries: writing. Every item of a batch has a savepoint of its own.
+
+use rusqlite::{Connection, params};
+use spire_core::model::{Attributes, Entry, EntryId, EntryMask};
+use spire_core::spiffe::TrustDomain;
+use spire_core::time::Timestamp;
+use spire_ports::datastore::{Creation, Error, Result, Written};
+use time::OffsetDateTime;
+use tracing::info;
+
+use super::entries::{by_rows, exists, row_by_entry_id, selectors_of};
+use super::{each_row, entry_event, execute, first_row};
+use crate::convert::{attributes_to_blob, bundle_key, check_entry_id, rounded, text_or_empty, time_text};
+use crate::fault::Sql;
+
+/// How many entries of one SPIFFE ID are compared before the search goes by parent instead.
+const FEW: i64 = 64;
+
+/// Creates entries; an outcome an item.
+pub(super) fn create(conn: &Connection, entries: Vec<Entry>) -> Sql<Vec<Result<Creation>>> {
+    let now = OffsetDateTime::now_utc();
+    let now_text = time_text(now);
+    each_item(conn, entries, |mut entry| {
+        validate(&entry)?;
+        if let Some(similar) = similar(conn, &entry)? {
+            return Ok(Creation::Similar(similar));
+        }
+        if exists(conn, entry.id.as_str())? {
+            let text = "UNIQUE constraint failed: registered_entries.entry_id";
+            return Err(Error::AlreadyExists(text.into()).into());
+        }
+        let bundles = bundle_rows(conn, &mut entry.federates_with)?;
+        entry.revision = 0;
+        entry.created_at = rounded(now);
+        entry.attributes = stored_attributes(entry.attributes);
+        execute(
+            conn,
+            "INSERT INTO registered_entries (created_at, updated_at, entry_id, spiffe_id, parent_id, ttl, admin, \
+             downstream, expiry, revision_number, store_svid, hint, jwt_svid_ttl, additional_attributes) \
+             VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            params![
+                now_text,
+                entry.id.as_str(),
+                entry.spiffe_id.as_str(),
+                entry.parent_id.as_str(),
+                entry.x509_svid_ttl,
+                entry.admin,
+                entry.downstream,
+                entry.expires_at.unix(),
+                entry.revision,
+                entry.store_svid,
+                &*entry.hint,
+                entry.jwt_svid_ttl,
+                attributes_to_blob(entry.attributes),
+            ],
+        )?;
+        let row = conn.last_insert_rowid();
+        insert_federates_with(conn, row, &bundles)?;
+        insert_selectors(conn, row, &entry, &now_text)?;
+        insert_dns_names(conn, row, &entry, &now_text)?;
+        let event = entry_event(conn, entry.id.as_str(), &now_text)?;
+        Ok(Creation::Created(Written { value: entry, event }))
+    })
+}
+
+/// Updates masked fields; an outcome an item.
+pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<Vec<Result<Written<Entry>>>> {
+    let now = crate::convert::now_text();
+    each_item(conn, updates, |(update, mask)| {
+        let Some((row, mut entry)) = row_by_entry_id(conn, update.id.as_str())? else {
+            return Err(Error::NotFound.into());
+        };
+        entry.apply(update, *mask);
+        validate_update(&entry, *mask)?;
+        entry.revision += 1;
+        entry.attributes = stored_attributes(entry.attributes);
+        execute(
+            conn,
+            "UPDATE registered_entries SET updated_at = ?1, spiffe_id = ?2, parent_id = ?3, ttl = ?4, admin = ?5, \
+             downstream = ?6, expiry = ?7, revision_number = ?8, store_svid = ?9, hint = ?10, jwt_svid_ttl = ?11, \
+             additional_attributes = ?12 WHERE id = ?13",
+            params![
+                now,
+                entry.spiffe_id.as_str(),
+                entry.parent_id.as_str(),
+                entry.x509_svid_ttl,
+                entry.admin,
+                entry.downstream,
+                entry.expires_at.unix(),
+                entry.revision,
+                entry.store_svid,
+                &*entry.hint,
+                entry.jwt_svid_ttl,
+                attributes_to_blob(entry.attributes),
+                row,
+            ],
+        )?;
+        if mask.selectors {
+            execute(conn, "DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
+            insert_selectors(conn, row, &entry, &now)?;
+        }
+        if mask.dns_names {
+            execute(conn, "DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
+            insert_dns_names(conn, row, &entry, &now)?;
+        }
+        if mask.federates_with {
+            let bundles = bundle_rows(conn, &mut entry.federates_with)?;
+            delete_federates_with(conn, row)?;
+            insert_federates_with(conn, row, &bundles)?;
+        }
+        let event = entry_event(conn, entry.id.as_str(), &now)?;
+        Ok(Written { value: entry, event })
+    })
+}
+
+/// Deletes entries; an outcome an item.
+pub(super) fn delete(conn: &Connection, ids: &[EntryId]) -> Sql<Vec<Result<Written<Entry>>>> {
+    each_item(conn, ids, |id| match row_by_entry_id(conn, id.as_str())? {
+        Some((row, entry)) => delete_row(conn, row, entry),
+        None => Err(Error::NotFound.into()),
+    })
+}
+
+/// Deletes entries that have expired.
+pub(super) fn prune(conn: &Connection, expired_before: Timestamp, limit: u32) -> Sql<Vec<Written<Entry>>> {
+    let mut rows = Vec::new();
+    each_row(
+        conn,
+        "SELECT id FROM registered_entries WHERE expiry <> 0 AND expiry < ?1 ORDER BY id LIMIT ?2",
+        params![expired_before.unix(), limit],
+        |row| {
+            rows.push(row.get(0)?);
+            Ok(())
+        },
+    )?;
+    let mut pruned = Vec::with_capacity(rows.len());
+    for (row, entry) in by_rows(conn, &rows)? {
+        let deleted = delete_row(conn, row, entry)?;
+        info!(
+            subsystem_name = "sql",
+            spiffe_id = %deleted.value.spiffe_id,
+            parent_id = %deleted.value.parent_id,
+            entry_id = %deleted.value.id,
+            "Pruned an expired registration"
+        );
+        pruned.push(deleted);
+    }
+    Ok(pruned)
+}
+
+/// Deletes one entry with all that belongs to it, and appends the event.
+pub(super) fn delete_row(conn: &Connection, row: i64, entry: Entry) -> Sql<Written<Entry>> {
+    delete_federates_with(conn, row)?;
+    execute(conn, "DELETE FROM registered_entries WHERE id = ?1", params![row])?;
+    execute(conn, "DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
+    execute(conn, "DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
+    let event = entry_event(conn, entry.id.as_str(), &crate::convert::now_text())?;
+    Ok(Written { value: entry, event })
+}
+
+/// Runs the work for each item so that the failure of one leaves the others be. A failure of the database
+/// itself ends the batch.
+fn each_item<I, T>(
+    conn: &Connection,
+    items: impl IntoIterator<Item = I>,
+    mut work: impl FnMut(I) -> Sql<T>,
+) -> Sql<Vec<Result<T>>> {
+    let items = items.into_iter();
+    let mut outcomes = Vec::with_capacity(items.size_hint().0);
+    for item in items {
+        execute(conn, "SAVEPOINT item", [])?;
+        match work(item) {
+            Ok(value) => outcomes.push(Ok(value)),
+            Err(fault) if matches!(fault.0, Error::Unavailable(_)) => return Err(fault),
+            Err(fault) => {
+                execute(conn, "ROLLBACK TO item", [])?;
+                outcomes.push(Err(fault.0));
+            }
+        }
+        execute(conn, "RELEASE item", [])?;
+    }
+    Ok(outcomes)
+}
+
+/// The rules of stored entries (pkg/server/datastore/sqlstore: validateRegistrationEntry).
+fn validate(entry: &Entry) -> Sql<()> {
+    if entry.store_svid && entry.attributes.is_some_and(|a| a.disable_x509_svid_prefetch) {
+        return Err(
+            Error::validation("specifying cache behaviour is incompatible with storable SVIDs").into()
+        );
+    }
+    check_entry_id(&entry.id)?;
+    validate_update(entry, EntryMask::ALL)
+}
+
+/// The rules that an update must keep (validateRegistrationEntryForUpdate).
+fn validate_update(entry: &Entry, mask: EntryMask) -> Sql<()> {
+    let invalid =
+        |reason: &str| Err(Error::validation(format!("invalid registration entry: {reason}")).into());
+    if mask.selectors && entry.selectors.is_empty() {
+        return invalid("missing selector list");
+    }
+    let mut kinds = entry.selectors.iter().map(|selector| selector.kind());
+    let first = kinds.next();
+    if entry.store_svid && kinds.any(|kind| Some(kind) != first) {
+        return invalid("selector types must be the same when store SVID is enabled");
+    }
+    if entry.x509_svid_ttl < 0 {
+        return invalid("X509SvidTtl is not set");
+    }
+    if entry.jwt_svid_ttl < 0 {
+        return invalid("JwtSvidTtl is not set");
+    }
+    Ok(())
+}
+
+/// Attributes that are all off are stored like none, and so read back as none.
+fn stored_attributes(attributes: Option<Attributes>) -> Option<Attributes> {
+    attributes.filter(|attributes| *attributes != Attributes::default())
+}
+
+/// The entry with the same SPIFFE ID, parent and selectors. The search goes by SPIFFE ID, unless many entries
+/// share it: then by parent. The plus sign keeps the database from choosing the other index.
+fn similar(conn: &Connection, entry: &Entry) -> Sql<Option<Entry>> {
+    let (id, parent) = (entry.spiffe_id.as_str(), entry.parent_id.as_str());
+    let mut seen = 0;
+    let mut candidates: Vec<i64> = Vec::new();
+    each_row(
+        conn,
+        "SELECT id, parent_id FROM registered_entries WHERE spiffe_id = ?1 LIMIT ?2",
+        params![id, FEW],
+        |row| {
+            seen += 1;
+            if text_or_empty(row, 1)? == parent {
+                candidates.push(row.get(0)?);
+            }
+            Ok(())
+        },
+    )?;
+    if seen == FEW {
+        candidates.clear();
+        each_row(
+            conn,
+            "SELECT id FROM registered_entries WHERE parent_id = ?2 AND +spiffe_id = ?1",
+            params![id, parent],
+            |row| {
+                candidates.push(row.get(0)?);
+                Ok(())
+            },
+        )?;
+    }
+    candidates.sort_unstable();
+    for row in candidates {
+        if selectors_of(conn, row)? == entry.selectors {
+            return Ok(by_rows(conn, &[row])?.pop().map(|(_, entry)| entry));
+        }
+    }
+    Ok(None)
+}
+
+/// The rows of the bundles that an entry federates with. Puts the trust domains into the order in which
+/// they are read back: that of the bundles' rows, without duplicates.
+fn bundle_rows(conn: &Connection, domains: &mut Box<[TrustDomain]>) -> Sql<Vec<i64>> {
+    if domains.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<(i64, TrustDomain)> = Vec::with_capacity(domains.len());
+    for domain in &**domains {
+        let key = bundle_key(domain);
+        let row = first_row(conn, "SELECT id FROM bundles WHERE trust_domain = ?1", params![key], |row| {
+            Ok(row.get::<_, i64>(0)?)
+        })?;
+        match row {
+            Some(row) => found.push((row, domain.clone())),
+            None => {
+                return Err(Error::Invalid(format!("unable to find federated bundle {key:?}")).into());
+            }
+        }
+    }
+    found.sort_unstable_by_key(|(row, _)| *row);
+    found.dedup_by_key(|(row, _)| *row);
+    let (rows, ordered): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    *domains = ordered.into();
+    Ok(rows)
+}
+
+fn insert_federates_with(conn: &Connection, row: i64, bundles: &[i64]) -> Sql<()> {
+    for bundle in bundles {
+        execute(
+            conn,
+            "INSERT INTO federated_registration_entries (bundle_id, registered_entry_id) VALUES (?1, ?2)",
+            params![bundle, row],
+        )?;
+    }
+    Ok(())
+}
+
+fn delete_federates_with(conn: &Connection, row: i64) -> Sql<()> {
+    execute(conn, "DELETE FROM federated_registration_entries WHERE registered_entry_id = ?1", params![row])?;
+    Ok(())
+}
+
+fn insert_selectors(conn: &Connection, row: i64, entry: &Entry, now: &str) -> Sql<()> {
+    for selector in &entry.selectors {
+        execute(
+            conn,
+            "INSERT INTO selectors (created_at, updated_at, registered_entry_id, type, value) \
+             VALUES (?1, ?1, ?2, ?3, ?4)",
+            params![now, row, selector.kind(), selector.value()],
+        )?;
+    }
+    Ok(())
+}
+
+fn insert_dns_names(conn: &Connection, row: i64, entry: &Entry, now: &str) -> Sql<()> {
+    for name in &*entry.dns_names {
+        execute(
+            conn,
+            "INSERT INTO dns_names (created_at, updated_at, registered_entry_id, value) VALUES (?1, ?1, ?2, ?3)",
+            params![now, row, &**name],
+        )?;
+    }
+    Ok(())
+}

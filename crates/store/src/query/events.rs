@@ -1,0 +1,125 @@
+//! The change logs. Rows are appended by the writes themselves, in `entry_writes` and `nodes`.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, params, params_from_iter};
+use spire_core::model::EntryId;
+use spire_core::spiffe::SpiffeId;
+use spire_core::time::Timestamp;
+use spire_ports::datastore::{Event, EventId, Events, Result};
+
+use super::filter::Conditions;
+use super::{each_row, event_id, execute, first_row, number, readable};
+use crate::convert::{spiffe_id, text_or_empty};
+use crate::fault::Sql;
+use crate::store::SqlStore;
+
+/// The statements on one of the two logs.
+struct Log {
+    table: &'static str,
+    after: &'static str,
+    one: &'static str,
+    latest: &'static str,
+}
+
+macro_rules! log {
+    ($table:literal, $key:literal) => {
+        Log {
+            table: $table,
+            after: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id > ?1 ORDER BY id LIMIT ?2"),
+            one: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id = ?1"),
+            // Pruning may have emptied the table; the sequence remembers what was given out.
+            latest: concat!(
+                "SELECT MAX(COALESCE((SELECT MAX(id) FROM ",
+                $table,
+                "), 0), COALESCE((SELECT seq FROM sqlite_sequence WHERE name = '",
+                $table,
+                "'), 0))"
+            ),
+        }
+    };
+}
+
+const ENTRIES: Log = log!("registered_entries_events", "entry_id");
+const NODES: Log = log!("attested_node_entries_events", "spiffe_id");
+
+#[async_trait]
+impl Events for SqlStore {
+    async fn entry_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<EntryId>>> {
+        self.read(move |conn| list(conn, &ENTRIES, after, limit, entry_key)).await
+    }
+
+    async fn node_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<SpiffeId>>> {
+        self.read(move |conn| list(conn, &NODES, after, limit, spiffe_id)).await
+    }
+
+    async fn latest_events(&self) -> Result<(EventId, EventId)> {
+        self.read(|conn| {
+            let entries = event_id(number(conn, ENTRIES.latest, [])?);
+            Ok((entries, event_id(number(conn, NODES.latest, [])?)))
+        })
+        .await
+    }
+
+    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>> {
+        self.read(move |conn| one(conn, &ENTRIES, id, entry_key)).await
+    }
+
+    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>> {
+        self.read(move |conn| one(conn, &NODES, id, spiffe_id)).await
+    }
+
+    async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
+        self.write(move |conn| {
+            for log in [&ENTRIES, &NODES] {
+                let mut old = Conditions::default();
+                old.time("created_at", "<", created_before);
+                let sql = format!("DELETE FROM {} WHERE TRUE{}", log.table, old.sql);
+                execute(conn, &sql, params_from_iter(old.values))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the key of the other log is parsed and may fail")]
+fn entry_key(id: &str) -> Sql<EntryId> {
+    Ok(EntryId::from_stored(id))
+}
+
+fn row_id(id: EventId) -> i64 {
+    i64::try_from(id).unwrap_or(i64::MAX)
+}
+
+fn list<K>(
+    conn: &Connection,
+    log: &Log,
+    after: EventId,
+    limit: u32,
+    key: impl Fn(&str) -> Sql<K>,
+) -> Sql<Vec<Event<K>>> {
+    let mut events = Vec::new();
+    let mut after = row_id(after);
+    loop {
+        let mut rows = 0;
+        let start = after;
+        each_row(conn, log.after, params![start, limit], |row| {
+            after = row.get(0)?;
+            rows += 1;
+            let key = readable(log.table, after, text_or_empty(row, 1).and_then(|text| key(&text)));
+            events.extend(key.map(|key| Event { id: event_id(after), key }));
+            Ok(())
+        })?;
+        // Callers take an empty answer for the end of the log.
+        if rows < limit || rows == 0 || !events.is_empty() {
+            return Ok(events);
+        }
+    }
+}
+
+fn one<K>(conn: &Connection, log: &Log, id: EventId, key: impl Fn(&str) -> Sql<K>) -> Sql<Option<Event<K>>> {
+    let found = first_row(conn, log.one, params![row_id(id)], |row| {
+        Ok(readable(log.table, row_id(id), text_or_empty(row, 1).and_then(|text| key(&text))))
+    })?;
+    Ok(found.flatten().map(|key| Event { id, key }))
+}

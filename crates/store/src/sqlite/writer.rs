@@ -1,0 +1,193 @@
+//! The one thread that writes. Jobs that queue up while it is busy share a transaction, so that a burst of
+//! writers pays for one wait on the disk; each is told of success only after the commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use spire_ports::datastore::{Error, Result};
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+use super::Dsn;
+use crate::fault::{Fault, Sql};
+
+/// How many jobs may wait; beyond that callers wait to hand theirs in.
+const QUEUE: usize = 256;
+
+/// How many jobs share a transaction at most: a bound on how long the first waits for the last.
+const JOBS_PER_TRANSACTION: usize = 64;
+
+/// The way to the thread.
+pub(crate) struct Writer {
+    messages: mpsc::Sender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Message {
+    Work(Box<dyn Job>),
+    Close,
+}
+
+/// Something to write, with someone who waits for it.
+trait Job: Send {
+    /// Does the work in the transaction that is open. Whether its effects are to stay.
+    fn run(&mut self, conn: &Connection) -> bool;
+    /// Tells the one who waits, after the transaction ended this way.
+    fn settle(self: Box<Self>, commit: &Result<()>);
+    /// Tells the one who waits that there was no transaction to run in.
+    fn refuse(self: Box<Self>, error: Error);
+}
+
+struct Task<T, F> {
+    work: Option<F>,
+    outcome: Result<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Sql<T> + Send> Job for Task<T, F> {
+    fn run(&mut self, conn: &Connection) -> bool {
+        let Some(work) = self.work.take() else { return false };
+        if self.reply.is_closed() {
+            // Whoever asked has gone, and nothing is done yet.
+            return false;
+        }
+        // A panic of one job must not take the writer, and with it all other writes, along.
+        self.outcome = catch_unwind(AssertUnwindSafe(|| work(conn)))
+            .unwrap_or_else(|_| Err(Fault(Error::Internal("a write panicked".into()))))
+            .map_err(|fault| fault.0);
+        self.outcome.is_ok()
+    }
+
+    fn settle(self: Box<Self>, commit: &Result<()>) {
+        let outcome = match (self.outcome, commit) {
+            (Ok(_), Err(error)) => Err(error.clone()),
+            (outcome, _) => outcome,
+        };
+        // A caller that has gone does not want to know.
+        let _ = self.reply.send(outcome);
+    }
+
+    fn refuse(self: Box<Self>, error: Error) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(conn: Connection, dsn: &Dsn) -> Result<Self> {
+        let (messages, queue) = mpsc::channel(QUEUE);
+        let path = dsn.display().to_owned();
+        let thread = std::thread::Builder::new()
+            .name("sql-writer".into())
+            .spawn(move || serve(&conn, queue, &path))
+            .map_err(|error| Error::Unavailable(format!("cannot start the writer: {error}")))?;
+        Ok(Self { messages, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Runs the work in a transaction; when this returns `Ok`, it is on disk. The work may share its
+    /// transaction with others, and its effects are undone when it fails.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        let closed = || Error::Unavailable("the datastore is closed".into());
+        let (reply, outcome) = oneshot::channel();
+        let task = Task { work: Some(work), outcome: Err(closed()), reply };
+        self.messages.send(Message::Work(Box::new(task))).await.map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
+    }
+
+    /// Lets the thread finish what is queued, and waits for it. Later writes fail.
+    pub(crate) async fn close(&self) {
+        // An error means that the thread has ended already.
+        let _ = self.messages.send(Message::Close).await;
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                error!(subsystem_name = "sql", "The database writer ended in a panic");
+            }
+        }
+    }
+}
+
+fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, path: &str) {
+    while let Some(message) = queue.blocking_recv() {
+        match message {
+            Message::Work(job) => {
+                if group(conn, job, &mut queue, path) {
+                    queue.close();
+                }
+            }
+            // The rest of the queue is still served; `recv` ends after it.
+            Message::Close => queue.close(),
+        }
+    }
+}
+
+/// Serves one job and those that wait behind it in one transaction. Whether to close.
+fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Message>, path: &str) -> bool {
+    if let Err(fault) = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])) {
+        first.refuse(reported(Fault::from(fault), path));
+        return false;
+    }
+    let mut jobs = Vec::new();
+    let mut next = Some(first);
+    let mut close = false;
+    let mut lost = Ok(());
+    while let Some(mut job) = next.take() {
+        let ran = savepoint(conn, |conn| job.run(conn));
+        jobs.push(job);
+        if let Err(fault) = ran {
+            lost = Err(reported(fault, path));
+            break;
+        }
+        if jobs.len() < JOBS_PER_TRANSACTION {
+            match queue.try_recv() {
+                Ok(Message::Work(job)) => next = Some(job),
+                Ok(Message::Close) => close = true,
+                Err(_) => {}
+            }
+        }
+    }
+    let ended = lost.and_then(|()| commit(conn, path));
+    if ended.is_err() && !conn.is_autocommit() {
+        // Nothing more can be done about a rollback that fails; the next BEGIN will report it.
+        let _ = conn.execute_batch("ROLLBACK");
+    }
+    for job in jobs {
+        job.settle(&ended);
+    }
+    close
+}
+
+fn commit(conn: &Connection, path: &str) -> Result<()> {
+    let committed = conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    committed.map(drop).map_err(|error| reported(Fault::from(error), path))
+}
+
+/// Runs a job so that it can be undone alone. An error means that the whole transaction is lost.
+fn savepoint(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<()> {
+    let execute = |sql: &str| -> Sql<()> {
+        conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    };
+    execute("SAVEPOINT job")?;
+    let keep = run(conn);
+    // A full disk, among others, makes SQLite roll back everything.
+    if conn.is_autocommit() {
+        return Err(Error::Unavailable("the transaction was rolled back".into()).into());
+    }
+    if !keep {
+        execute("ROLLBACK TO job")?;
+    }
+    execute("RELEASE job")
+}
+
+/// Logs a failure of the database itself with its path, which callers over the network are not told.
+fn reported(fault: Fault, path: &str) -> Error {
+    error!(subsystem_name = "sql", path, error = %fault.0, "Failed to write to the database");
+    fault.0
+}

@@ -1,0 +1,96 @@
+//! The store: one writer, a few readers, and the traits in `query`.
+
+use rusqlite::Connection;
+use spire_ports::datastore::{Error, Result};
+use tracing::{info, warn};
+
+use crate::config::SqlConfig;
+use crate::fault::{Fault, Sql};
+use crate::schema::migrate;
+use crate::sqlite::{Dsn, Readers, Writer, open_writer};
+
+/// How many connections read at most. Each keeps a cache of pages, and more would wait for the same disk.
+const READERS: u32 = 4;
+
+/// The datastore on a SQL database. Its operations are those of the traits in [`spire_ports::datastore`].
+///
+/// A write has reached the disk when its future resolves. A write whose future is dropped before its turn
+/// is not made; one that is dropped later may or may not be.
+pub struct SqlStore {
+    writer: Writer,
+    /// `None` for a database in memory, which only the connection that writes can see.
+    readers: Option<Readers>,
+}
+
+impl SqlStore {
+    /// Opens the database, makes it if it is not there, and brings its schema up to date. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for settings that are wrong or not supported, [`Error::Unavailable`] with the path
+    /// for a file that cannot be opened or made, [`Error::Internal`] for a file that is not a database or
+    /// whose schema this version cannot use.
+    pub fn open(config: &SqlConfig) -> Result<Self> {
+        config.validate()?;
+        let dsn = Dsn::parse(&config.connection_string)?;
+        info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
+        let conn = open_writer(&dsn).map_err(|fault| fault.0)?;
+        migrate(&conn, config.disable_migration).map_err(|fault| told_where(fault, &dsn))?;
+        info!(
+            subsystem_name = "sql",
+            r#type = config.database_type,
+            version = rusqlite::version(),
+            read_only = false,
+            "Connected to SQL database"
+        );
+        if !config.ro_connection_string.is_empty() {
+            warn!(
+                subsystem_name = "sql",
+                "Read-only connection is not applicable for sqlite3. Falling back to primary connection"
+            );
+        }
+        let readers = (!dsn.is_in_memory()).then(|| {
+            // Zero means unlimited, as in the reference.
+            let size = match config.max_open_conns {
+                None | Some(0) => READERS,
+                Some(wanted) => wanted.min(READERS),
+            };
+            Readers::new(dsn.clone(), usize::try_from(size).unwrap_or(1))
+        });
+        Ok(Self { writer: Writer::start(conn, &dsn)?, readers })
+    }
+
+    /// Finishes the writes that were handed in and closes the database. Later operations fail.
+    pub async fn close(&self) {
+        if let Some(readers) = &self.readers {
+            readers.close();
+        }
+        // The writer's connection goes last: the one that closes last tidies the write-ahead log away.
+        self.writer.close().await;
+    }
+
+    /// Runs the work on a snapshot.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match &self.readers {
+            Some(readers) => readers.read(work).await,
+            None => self.writer.write(work).await,
+        }
+    }
+
+    /// Runs the work in a transaction.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.write(work).await
+    }
+}
+
+fn told_where(fault: Fault, dsn: &Dsn) -> Error {
+    match fault.0 {
+        Error::Unavailable(message) => Error::Unavailable(format!("{message}: {}", dsn.display())),
+        other => other,
+    }
+}
