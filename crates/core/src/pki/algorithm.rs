@@ -23,13 +23,8 @@ impl HashAlgorithm {
     }
 
     /// The length of the hash in bytes.
-    pub fn len(self) -> usize {
+    pub fn output_len(self) -> usize {
         self.aws().output_len()
-    }
-
-    /// Always false; a hash has bytes.
-    pub fn is_empty(self) -> bool {
-        false
     }
 
     pub(crate) fn aws(self) -> &'static digest::Algorithm {
