@@ -1,1 +1,47 @@
-//! TODO
+//! The list of all built-in plugins, with a Cargo feature a technology. The binaries give it to server and
+//! agent.
+
+use spire_ports::plugins::catalog::{AgentCatalog, ServerCatalog};
+
+/// The server's built-in plugins.
+pub fn server() -> ServerCatalog {
+    #[cfg_attr(not(feature = "local"), expect(unused_mut, reason = "there is nothing to add then"))]
+    let mut catalog = ServerCatalog::default();
+    #[cfg(feature = "local")]
+    spire_plugins_local::register_server(&mut catalog);
+    catalog
+}
+
+/// The agent's built-in plugins.
+pub fn agent() -> AgentCatalog {
+    #[cfg_attr(
+        not(any(feature = "local", feature = "host", feature = "docker", feature = "k8s")),
+        expect(unused_mut, reason = "there is nothing to add then")
+    )]
+    let mut catalog = AgentCatalog::default();
+    #[cfg(feature = "local")]
+    spire_plugins_local::register_agent(&mut catalog);
+    #[cfg(feature = "host")]
+    spire_plugins_host::register_agent(&mut catalog);
+    #[cfg(feature = "docker")]
+    spire_plugins_docker::register_agent(&mut catalog);
+    #[cfg(feature = "k8s")]
+    spire_plugins_k8s::register_agent(&mut catalog);
+    catalog
+}
+
+#[cfg(all(test, feature = "local", feature = "host", feature = "docker", feature = "k8s"))]
+mod tests {
+    #[test]
+    fn every_plugin_is_listed() {
+        let server = super::server();
+        assert_eq!(server.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
+        assert_eq!(server.node_attestors.names().collect::<Vec<_>>(), ["join_token", "x509pop"]);
+        assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk"]);
+        assert_eq!(server.credential_composers.names().collect::<Vec<_>>(), ["uniqueid"]);
+        let agent = super::agent();
+        assert_eq!(agent.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
+        assert_eq!(agent.node_attestors.names().collect::<Vec<_>>(), ["join_token", "x509pop"]);
+        assert_eq!(agent.workload_attestors.names().collect::<Vec<_>>(), ["docker", "k8s", "unix"]);
+    }
+}

@@ -1,1 +1,10 @@
-//! TODO
+//! Built-in plugins that look at this machine's processes: the `unix` WorkloadAttestor.
+
+mod unix;
+
+use spire_ports::plugins::catalog::AgentCatalog;
+
+/// Adds the plugins of the agent.
+pub fn register_agent(catalog: &mut AgentCatalog) {
+    catalog.workload_attestors.add("unix", unix::build);
+}

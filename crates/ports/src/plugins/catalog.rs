@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use spire_compat::hcl::Fragment;
+use spire_compat::hcl::{Body, DecodeError, Fragment};
 use spire_core::spiffe::TrustDomain;
 
 use super::{
@@ -31,7 +31,23 @@ pub struct Configuration {
 impl Configuration {
     /// A refusal of this configuration, as the plugin says it.
     pub fn invalid(&self, message: impl Into<String>) -> Error {
-        Error::new(ErrorKind::InvalidArgument, (self.plugin.0, &self.plugin.1), message)
+        self.error(ErrorKind::InvalidArgument, message)
+    }
+
+    /// Another failure to make the plugin, as the plugin says it.
+    pub fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error::new(kind, (self.plugin.0, &self.plugin.1), message)
+    }
+
+    /// Reads `plugin_data` with `read`; without data every setting has its default.
+    pub fn decode<T: Default>(
+        &self,
+        read: impl FnOnce(&mut Body<'_>) -> std::result::Result<T, DecodeError>,
+    ) -> std::result::Result<T, DecodeError> {
+        match &self.data {
+            Some(data) => read(&mut data.body()?),
+            None => Ok(T::default()),
+        }
     }
 }
 
@@ -41,7 +57,15 @@ pub type Factory<T> =
 
 /// The built-in plugins of one type, by name.
 pub struct Builtins<T: ?Sized> {
-    by_name: BTreeMap<&'static str, Factory<T>>,
+    by_name: BTreeMap<&'static str, Builtin<T>>,
+}
+
+/// One built-in plugin.
+pub struct Builtin<T: ?Sized> {
+    /// Makes it.
+    pub make: Factory<T>,
+    /// Whether it takes a configuration; one that takes none is not said to be configured.
+    pub configurable: bool,
 }
 
 impl<T: ?Sized> Builtins<T> {
@@ -51,11 +75,22 @@ impl<T: ?Sized> Builtins<T> {
         F: Fn(Configuration) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Arc<T>>> + Send + 'static,
     {
-        self.by_name.insert(name, Arc::new(move |configuration| Box::pin(make(configuration))));
+        let make: Factory<T> = Arc::new(move |configuration| Box::pin(make(configuration)));
+        self.by_name.insert(name, Builtin { make, configurable: true });
+    }
+
+    /// Adds a plugin that takes no configuration.
+    pub fn add_fixed<F, Fut>(&mut self, name: &'static str, make: F)
+    where
+        F: Fn(Configuration) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Arc<T>>> + Send + 'static,
+    {
+        let make: Factory<T> = Arc::new(move |configuration| Box::pin(make(configuration)));
+        self.by_name.insert(name, Builtin { make, configurable: false });
     }
 
     /// The plugin of that name.
-    pub fn find(&self, name: &str) -> Option<&Factory<T>> {
+    pub fn find(&self, name: &str) -> Option<&Builtin<T>> {
         self.by_name.get(name)
     }
 

@@ -7,9 +7,12 @@
 mod agent_node_attestor;
 mod bundle_publisher;
 pub mod catalog;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod credential_composer;
 mod error;
 mod key_manager;
+pub mod load;
 mod node_attestor;
 mod notifier;
 mod svid_store;
