@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod duration;
+pub mod errno;
 pub mod expand;
 pub mod flag;
 pub mod gotime;
