@@ -1,0 +1,6 @@
+//! The shell over a world in memory: starts, rotations, crashes at every effect, operators, upstream.
+
+mod rotation;
+mod signing;
+mod upstream;
+mod world;
