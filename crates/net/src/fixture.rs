@@ -2,16 +2,24 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty};
+use spire_core::pki::{
+    Certificate, CertificateTemplate, DistinguishedName, EncodedName, Issuer, KeyType, LocalKey, Profile,
+    PublicKey, SerialNumber, self_signed,
+};
+use spire_core::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tower_service::Service;
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// Called as `/test.Echo/...`; its trailers have `seen-*` fields.
 #[derive(Debug, Clone)]
@@ -63,4 +71,73 @@ where
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(io));
     let server = Server::builder().http2_max_header_list_size(1 << 20).add_service(Echo);
     tokio::spawn(server.serve_with_incoming(incoming));
+}
+
+/// Calls [`Echo`] as a generated client would and gives the trailers, or the status.
+pub(crate) async fn call(channel: &tonic::transport::Channel) -> Result<HeaderMap, tonic::Status> {
+    let mut channel = channel.clone();
+    std::future::poll_fn(|cx| channel.poll_ready(cx))
+        .await
+        .map_err(|e| tonic::Status::from_error(e.into()))?;
+    let request = Request::post("/test.Echo/Call").body(Body::empty()).expect("a request");
+    let response = channel.call(request).await.map_err(|e| tonic::Status::from_error(e.into()))?;
+    let body = response.into_body().collect().await?;
+    body.trailers().cloned().ok_or_else(|| tonic::Status::unknown("no trailers"))
+}
+
+/// A certificate authority, and what it issued.
+pub(crate) struct TestCa {
+    key: LocalKey,
+    pub(crate) certificate: Certificate,
+}
+
+impl TestCa {
+    pub(crate) fn new(uri: &str) -> Self {
+        let key = LocalKey::generate(KeyType::EcP256).expect("key");
+        let subject = DistinguishedName::default_ca().encode().expect("name");
+        let template = template(Profile::Ca, &subject, key.public_key(), uri);
+        let signed = self_signed(&template).expect("template");
+        let signature = key.sign(signed.algorithm(), signed.bytes()).expect("signature");
+        let certificate = Certificate::from_der(signed.assemble(&signature)).expect("certificate");
+        Self { key, certificate }
+    }
+
+    /// A certificate for `id` with its key in PKCS#8.
+    pub(crate) fn issue(&self, id: &str) -> (Certificate, Vec<u8>) {
+        self.issue_for(id, &[])
+    }
+
+    pub(crate) fn issue_for(&self, id: &str, dns_names: &[String]) -> (Certificate, Vec<u8>) {
+        let key = LocalKey::generate(KeyType::EcP256).expect("key");
+        let subject = DistinguishedName::default_svid().encode().expect("name");
+        let template =
+            CertificateTemplate { dns_names, ..template(Profile::Svid, &subject, key.public_key(), id) };
+        let signed =
+            Issuer::new(&self.certificate).expect("issuer").certificate(&template).expect("template");
+        let signature = self.key.sign(signed.algorithm(), signed.bytes()).expect("signature");
+        let certificate = Certificate::from_der(signed.assemble(&signature)).expect("certificate");
+        (certificate, key.to_pkcs8().expect("encodes").to_vec())
+    }
+}
+
+fn template<'a>(
+    profile: Profile,
+    subject: &'a EncodedName,
+    public_key: &'a PublicKey,
+    uri: &'a str,
+) -> CertificateTemplate<'a> {
+    // Valid at any time that a test may run.
+    let (not_before, not_after) = (Timestamp::from_unix(0), Timestamp::from_unix(4_000_000_000));
+    CertificateTemplate {
+        profile,
+        serial: SerialNumber::from_random(u128::from(SERIAL.fetch_add(1, Ordering::Relaxed)).to_be_bytes()),
+        subject,
+        not_before,
+        not_after,
+        public_key,
+        dns_names: &[],
+        uri,
+        policies: &[],
+        extra_extensions: &[],
+    }
 }

@@ -1,10 +1,29 @@
-//! The network edge.
+//! The network edge: who is at the other end of a connection, and how much they may take.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`uds`] | unix sockets with SPIRE's modes; peers pinned at accept ([`uds::PeerInfo`]); bounds for each user |
+//! | [`AuthorityGuard`] | lets gRPC clients in whose `:authority` on unix sockets our HTTP/2 library refuses |
+//! | [`tls`] | mutual TLS with SPIFFE verification, both sides; identities that change while running |
+//! | [`grpc`] | tonic servers and channels with grpc-go's settings; graceful stop |
+//! | [`https`] | a bounded GET for bundles |
+//! | [`ratelimit`] | Go's token buckets, by caller |
+//!
+//! Handlers learn of their connection through request extensions: `request.extensions().get::<uds::PeerInfo>()` on a unix
+//! socket, `get::<tls::TlsInfo>()` on TCP. [`tls::VerifiedPeer`] exists only for a peer whose chain was verified and whose
+//! key signed the handshake; what it may do is decided elsewhere.
+//!
+//! Limits hold from the first octet: connections, handshakes, header blocks and waits all have bounds, each a constant
+//! that says why.
 
 mod authority;
 mod errno;
 #[cfg(test)]
 mod fixture;
+pub mod grpc;
 mod hpack;
+pub mod https;
+pub mod ratelimit;
 pub mod tls;
 pub mod uds;
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
 pub use self::incoming::{UnixConnection, UnixIncoming};
-pub use self::limits::{ConnectionLimits, raise_open_file_limit};
+pub use self::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX, ConnectionLimits, raise_open_file_limit};
 pub use self::peer::{PeerError, PeerInfo};
 
 use crate::errno_text;

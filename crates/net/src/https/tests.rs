@@ -1,0 +1,114 @@
+//! Documents from servers that answer as we say, on loopback and unix sockets.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{DOCUMENT_SIZE_MAX, HttpsClient};
+use crate::fixture::TestCa;
+use crate::tls::{Identity, ServerTls, TlsClient, TlsPolicy};
+
+/// Reads one request and sends `answer`.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, answer: Vec<u8>) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(io.read_u8().await.expect("a request"));
+    }
+    // A client that has seen enough closes before it has all.
+    let _ = io.write_all(&answer).await;
+    let _ = io.shutdown().await;
+    String::from_utf8(request).expect("text")
+}
+
+/// Gets a document through a unix socket; the result, with what the server saw.
+async fn over_unix(response: Vec<u8>) -> (Result<String, String>, String) {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("bundle.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let server =
+        tokio::spawn(async move { answer(listener.accept().await.expect("a client").0, response).await });
+    let client = HttpsClient::new(nobody()).over_unix_socket(&path);
+    let result = client.get("http://localhost/bundle?a=b").await;
+    let result =
+        result.map(|body| String::from_utf8(body.to_vec()).expect("text")).map_err(|e| e.to_string());
+    (result, server.await.expect("task"))
+}
+
+fn nobody() -> TlsClient {
+    TlsClient::web_with_roots(RootCertStore::empty(), TlsPolicy::default()).expect("a configuration")
+}
+
+fn ok(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+#[tokio::test]
+async fn a_document_comes_through_a_unix_socket() {
+    let (body, request) = over_unix(ok("the bundle")).await;
+    assert_eq!(body.expect("a document"), "the bundle");
+    assert!(request.starts_with("GET /bundle?a=b HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("host: localhost\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn what_is_no_bounded_document_is_an_error() {
+    let mut endless = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    endless.resize(endless.len() + DOCUMENT_SIZE_MAX + 1, b'x');
+    let cases: [(Vec<u8>, &str); 5] = [
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: http://localhost/other\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            "302 Found",
+        ),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec(), "404 Not Found"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort".to_vec(), "reading the response: "),
+        (endless, "response is larger than 4194304 bytes"),
+        (b"nonsense\r\n\r\n".to_vec(), "Get \"http://localhost/bundle?a=b\": "),
+    ];
+    for (response, text) in cases {
+        let error = over_unix(response).await.0.expect_err(text);
+        assert!(error.starts_with(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn urls_that_cannot_be_used_are_refused() {
+    for (url, text) in [
+        ("http://localhost/x", "http is only allowed over a unix socket"),
+        ("ftp://localhost/x", "unsupported protocol scheme"),
+        ("/x", "unsupported protocol scheme"),
+        ("https://[::1/x", "not a URL"),
+    ] {
+        let error = HttpsClient::new(nobody()).get(url).await.expect_err(text).to_string();
+        assert!(error.ends_with(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_server_is_verified_by_its_name() {
+    let ca = TestCa::new("");
+    let identity = Identity::empty();
+    let (certificate, key) = ca.issue_for("", &["localhost".to_owned()]);
+    identity.replace(&[certificate], &key).expect("a pair");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let tls = ServerTls::https(Arc::clone(&identity), TlsPolicy::default()).expect("a configuration");
+    tokio::spawn(async move {
+        let mut incoming = std::pin::pin!(tls.incoming(listener));
+        while let Some(Ok(connection)) = futures_util::StreamExt::next(&mut incoming).await {
+            assert!(!connection.is_http2());
+            answer(connection, ok("over TLS")).await;
+        }
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.certificate.der().to_vec())).expect("an authority");
+    let trusting = TlsClient::web_with_roots(roots, TlsPolicy::default()).expect("a configuration");
+    let client = HttpsClient::new(trusting);
+    assert_eq!(client.get(&format!("https://localhost:{port}/")).await.expect("a document"), "over TLS");
+    let error = client.get(&format!("https://127.0.0.1:{port}/")).await.expect_err("another name");
+    assert!(error.to_string().contains("authentication handshake failed"), "{error}");
+    let error = HttpsClient::new(nobody()).get(&format!("https://localhost:{port}/")).await;
+    assert!(error.expect_err("nobody is trusted").to_string().contains("UnknownIssuer"));
+}

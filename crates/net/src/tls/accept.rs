@@ -1,0 +1,351 @@
+//! Accepting TLS connections: many handshakes at once, each with a deadline, none able to hold up the others.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::peer::{SpiffeVerifier, with_peer};
+use super::{ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer};
+use crate::errno_text;
+
+/// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a silent client
+/// hold its place for as long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Handshakes in progress. With the 20 s above, silent clients can take all places only by 50 connections a second
+/// from several addresses.
+const HANDSHAKES_MAX: usize = 1024;
+
+/// Handshakes in progress for one address: room for the agents behind one NAT, a quarter of all places.
+const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
+
+/// First and longest pause after accept fails; grpc-go's numbers.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Idle time and interval of TCP keepalive, Go's default for accepted connections.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How clients are asked for certificates.
+#[derive(Debug)]
+pub struct ClientAuth {
+    /// The authorities that vouch for clients.
+    pub trust: Arc<dyn TrustSource>,
+    /// Which clients may connect. A client without a certificate always may: what it can do is for the API to say.
+    pub authorize: Authorize,
+}
+
+/// A server's side of TLS. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    requires_h2: bool,
+}
+
+impl ServerTls {
+    /// For gRPC: HTTP/2 only, client certificates asked for.
+    pub fn grpc(
+        identity: Arc<Identity>,
+        clients: ClientAuth,
+        policy: TlsPolicy,
+    ) -> Result<Self, TlsSetupError> {
+        let provider = policy.provider();
+        let signatures = provider.signature_verification_algorithms;
+        let verifier = SpiffeVerifier::new(clients.trust, clients.authorize, signatures);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(policy.versions())?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(identity);
+        Ok(Self::finish(config, &[ALPN_H2]))
+    }
+
+    /// For HTTPS, such as the bundle endpoint: HTTP/1.1 and 2, clients show nothing.
+    pub fn https(identity: Arc<Identity>, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
+        let config = ServerConfig::builder_with_provider(policy.provider())
+            .with_protocol_versions(policy.versions())?
+            .with_no_client_auth()
+            .with_cert_resolver(identity);
+        Ok(Self::finish(config, &[ALPN_H2, ALPN_HTTP11]))
+    }
+
+    fn finish(mut config: ServerConfig, alpn: &[&[u8]]) -> Self {
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Self { config: Arc::new(config), requires_h2: alpn == [ALPN_H2] }
+    }
+
+    /// Listens on `address`. Needs a tokio runtime.
+    pub async fn bind(&self, address: SocketAddr) -> io::Result<TlsIncoming> {
+        Ok(self.incoming(TcpListener::bind(address).await?))
+    }
+
+    /// The TLS connections of a listener.
+    pub fn incoming(&self, listener: TcpListener) -> TlsIncoming {
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        TlsIncoming {
+            tls: self.clone(),
+            listener,
+            handshakes: JoinSet::new(),
+            addresses: Arc::default(),
+            open: Arc::new(Semaphore::new(connections_max(open_files))),
+            pause: PAUSE_MIN,
+            sleep: None,
+        }
+    }
+
+    async fn handshake(self, tcp: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<TlsConnection> {
+        let (remote, local) = (tcp.peer_addr()?, tcp.local_addr()?);
+        set_options(&tcp)?;
+        let accept = TlsAcceptor::from(self.config).accept(tcp);
+        let (stream, peer) = with_peer(tokio::time::timeout(HANDSHAKE_TIMEOUT, accept)).await;
+        let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        // As grpc-go since 1.67: a client that did not negotiate HTTP/2 is refused rather than guessed at.
+        if self.requires_h2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "missing selected ALPN property"));
+        }
+        Ok(TlsConnection { stream, info: TlsInfo { remote, local, peer }, _permit: permit })
+    }
+}
+
+/// Connections of one TCP listener: three quarters of the files that this process may open, since a flood must leave some for
+/// the datastore and the sockets.
+fn connections_max(open_files: Option<u64>) -> usize {
+    let files = open_files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    (files / 4).saturating_mul(3).clamp(8, Semaphore::MAX_PERMITS)
+}
+
+/// Go sets both on every TCP connection.
+fn set_options(tcp: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE)?;
+    Ok(())
+}
+
+/// Established TLS connections of a listener. Never ends and never yields an error: failed handshakes are logged at debug,
+/// since anybody can cause them. Connections beyond the limits wait in the backlog, or are closed if one address has
+/// more than its share.
+#[derive(Debug)]
+pub struct TlsIncoming {
+    tls: ServerTls,
+    listener: TcpListener,
+    handshakes: JoinSet<Option<TlsConnection>>,
+    addresses: Arc<Addresses>,
+    open: Arc<Semaphore>,
+    pause: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl TlsIncoming {
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Starts handshakes as long as there are places.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(sleep) = &mut self.sleep {
+                ready!(sleep.as_mut().poll(cx));
+                self.sleep = None;
+            }
+            if self.handshakes.len() >= HANDSHAKES_MAX {
+                // The handshakes wake us.
+                return Poll::Pending;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((tcp, remote)) => {
+                    self.pause = PAUSE_MIN;
+                    self.start(tcp, remote);
+                }
+                Err(error) => {
+                    tracing::warn!(error = errno_text(&error), retry_interval = ?self.pause, "Accept failed");
+                    self.sleep = Some(Box::pin(tokio::time::sleep(self.pause)));
+                    self.pause = (self.pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, tcp: TcpStream, remote: SocketAddr) {
+        let Some(place) = Addresses::enter(&self.addresses, remote.ip()) else {
+            tracing::debug!(caller_addr = %remote, "Too many handshakes of one address");
+            return;
+        };
+        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
+            tracing::debug!(caller_addr = %remote, "Too many connections");
+            return;
+        };
+        let tls = self.tls.clone();
+        self.handshakes.spawn(async move {
+            let result = tls.handshake(tcp, permit).await;
+            drop(place);
+            result
+                .inspect_err(
+                    |error| tracing::debug!(caller_addr = %remote, error = %error, "TLS handshake failed"),
+                )
+                .ok()
+        });
+    }
+}
+
+impl Stream for TlsIncoming {
+    type Item = io::Result<TlsConnection>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            let accepting = this.poll_accept(cx);
+            match this.handshakes.poll_join_next(cx) {
+                Poll::Ready(Some(Ok(Some(connection)))) => return Poll::Ready(Some(Ok(connection))),
+                // A failed handshake, or a panic in one, costs that connection.
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) | Poll::Pending => {
+                    // `poll_accept` only stops to wait, so one of the two wakes us.
+                    debug_assert!(accepting.is_pending());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Handshakes in progress by address.
+#[derive(Debug, Default)]
+struct Addresses {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+struct AddressPlace {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<AddressPlace> {
+        let mut counts = this.counts.lock();
+        let count = counts.entry(address).or_insert(0);
+        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(AddressPlace { addresses: Arc::clone(this), address })
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.counts.lock();
+        let left = counts.get(&self.address).copied().unwrap_or(0).saturating_sub(1);
+        if left == 0 {
+            counts.remove(&self.address);
+        } else {
+            counts.insert(self.address, left);
+        }
+    }
+}
+
+/// What handlers know of a TLS connection; in the request's extensions.
+#[derive(Debug, Clone)]
+pub struct TlsInfo {
+    remote: SocketAddr,
+    local: SocketAddr,
+    peer: Option<VerifiedPeer>,
+}
+
+impl TlsInfo {
+    /// The client's address.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// Our address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The client, if it showed a certificate (which then was verified).
+    pub fn peer(&self) -> Option<&VerifiedPeer> {
+        self.peer.as_ref()
+    }
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub struct TlsConnection {
+    stream: TlsStream<TcpStream>,
+    info: TlsInfo,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl TlsConnection {
+    /// What is known of it.
+    pub fn info(&self) -> &TlsInfo {
+        &self.info
+    }
+
+    /// Whether HTTP/2 was negotiated; on a gRPC listener always.
+    pub fn is_http2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)
+    }
+}
+
+impl Connected for TlsConnection {
+    type ConnectInfo = TlsInfo;
+
+    fn connect_info(&self) -> TlsInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for TlsConnection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsConnection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,282 @@
+//! Dialling: TLS over TCP and unix sockets, as connectors for tonic, with the error texts of grpc-go.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+use super::{ALPN_H2, TlsClient};
+use crate::errno_text;
+
+/// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Addresses of a name that are tried in one attempt.
+const ADDRESSES_MAX: usize = 16;
+
+/// Why a server could not be reached. Its text is what grpc-go puts into the status, so a CLI prints
+/// `rpc error: code = Unavailable desc = ` and this; tonic carries it over into [`tonic::Status::message`].
+#[derive(Debug)]
+pub enum DialError {
+    /// Nothing listens there, or it cannot be reached.
+    Dial {
+        /// `tcp` or `unix`.
+        network: &'static str,
+        /// The address as shown.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The name has no address.
+    Lookup {
+        /// The name.
+        host: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// [`DIAL_TIMEOUT`] passed.
+    Timeout {
+        /// The address as shown.
+        address: String,
+    },
+    /// The TLS handshake failed; the verifier's own error is what is shown, where it has one.
+    Handshake(io::Error),
+    /// The server does not speak HTTP/2.
+    NoAlpn,
+    /// The URI has no host.
+    BadTarget(String),
+}
+
+impl DialError {
+    /// The text within the quotes.
+    fn description(&self) -> String {
+        match self {
+            Self::Dial { network, address, source } => {
+                let cause = errno_text(source);
+                format!("transport: Error while dialing: dial {network} {address}: connect: {cause}")
+            }
+            Self::Lookup { host, source } => {
+                tracing::debug!(host, error = %source, "Name lookup failed");
+                format!("transport: Error while dialing: dial tcp: lookup {host}: no such host")
+            }
+            Self::Timeout { address } => {
+                format!("transport: Error while dialing: dial tcp {address}: i/o timeout")
+            }
+            Self::Handshake(error) => {
+                format!("transport: authentication handshake failed: {}", handshake_text(error))
+            }
+            Self::NoAlpn => {
+                "transport: authentication handshake failed: credentials: cannot check peer: missing selected ALPN property"
+                    .to_owned()
+            }
+            Self::BadTarget(target) => {
+                format!("transport: Error while dialing: dial tcp: address {target}: missing port in address")
+            }
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Rust's escapes equal Go's for all that occurs in addresses and error texts.
+        write!(f, "connection error: desc = {:?}", self.description())
+    }
+}
+
+impl Error for DialError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Dial { source, .. } | Self::Lookup { source, .. } | Self::Handshake(source) => Some(source),
+            Self::Timeout { .. } | Self::NoAlpn | Self::BadTarget(_) => None,
+        }
+    }
+}
+
+/// The dial error within an error of tonic or hyper, if that was the cause.
+pub fn dial_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a DialError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A handshake's failure in Go's words.
+fn handshake_text(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
+        Some(rustls::Error::AlertReceived(alert)) => format!("remote error: tls: {}", alert_text(*alert)),
+        Some(error) => format!("tls: {error}"),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
+        None => errno_text(error),
+    }
+}
+
+/// Go's words for the alerts that a server sends a client (`crypto/tls/alert.go`).
+fn alert_text(alert: AlertDescription) -> String {
+    let text = match alert {
+        AlertDescription::HandshakeFailure => "handshake failure",
+        AlertDescription::BadCertificate => "bad certificate",
+        AlertDescription::UnsupportedCertificate => "unsupported certificate",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        AlertDescription::AccessDenied => "access denied",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::InsufficientSecurity => "insufficient security level",
+        AlertDescription::InternalError => "internal error",
+        AlertDescription::NoApplicationProtocol => "no application protocol",
+        AlertDescription::CertificateRequired => "certificate required",
+        other => return format!("alert({})", u8::from(other)),
+    };
+    text.to_owned()
+}
+
+/// Dials TLS over TCP for gRPC. Give it to [`tonic::transport::Endpoint::connect_with_connector`] with an `http` URI
+/// that has the host and port. Later attempts start with other addresses of the name.
+#[derive(Debug, Clone)]
+pub struct TlsConnector {
+    tls: TlsClient,
+    attempts: Arc<AtomicUsize>,
+}
+
+impl TlsConnector {
+    /// A connector that trusts as `tls` says.
+    pub fn new(tls: TlsClient) -> Self {
+        Self { tls, attempts: Arc::default() }
+    }
+
+    /// Connects and gives the stream; whether HTTP/2 was negotiated is checked if it was all that we offered.
+    pub(crate) async fn dial(self, host: String, port: u16) -> Result<TlsStream<TcpStream>, DialError> {
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        tokio::time::timeout(DIAL_TIMEOUT, self.attempt(host, port))
+            .await
+            .unwrap_or(Err(DialError::Timeout { address }))
+    }
+
+    async fn attempt(self, host: String, port: u16) -> Result<TlsStream<TcpStream>, DialError> {
+        let name = ServerName::try_from(host.clone()).map_err(|_| DialError::BadTarget(host.clone()))?;
+        let tcp = self.tcp(host, port).await?;
+        tcp.set_nodelay(true).map_err(DialError::Handshake)?;
+        let config = Arc::clone(&self.tls.config);
+        let only_h2 = config.alpn_protocols == [ALPN_H2];
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(name, tcp)
+            .await
+            .map_err(DialError::Handshake)?;
+        if only_h2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+            return Err(DialError::NoAlpn);
+        }
+        Ok(stream)
+    }
+
+    async fn tcp(&self, host: String, port: u16) -> Result<TcpStream, DialError> {
+        let lookup = |source| DialError::Lookup { host: host.clone(), source };
+        let mut addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), port))
+            .await
+            .map_err(lookup)?
+            .take(ADDRESSES_MAX)
+            .collect();
+        let first = self.attempts.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
+        addresses.rotate_left(first);
+        let mut failure = lookup(io::ErrorKind::NotFound.into());
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(source) => {
+                    failure = DialError::Dial { network: "tcp", address: address.to_string(), source };
+                }
+            }
+        }
+        Err(failure)
+    }
+}
+
+impl Service<Uri> for TlsConnector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
+                return Err(DialError::BadTarget(uri.to_string()));
+            };
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            connector.dial(host, port).await.map(TokioIo::new)
+        })
+    }
+}
+
+/// Dials a unix socket. The URI that tonic gives is not looked at; use `http://localhost`, which makes the authority
+/// that grpc-go sends.
+#[derive(Debug, Clone)]
+pub struct UnixConnector {
+    path: PathBuf,
+    shown: String,
+}
+
+impl UnixConnector {
+    /// Dials `path`; one that starts with `@` is in the abstract namespace.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        Self { path: path.to_owned(), shown: path.display().to_string() }
+    }
+
+    /// As [`new`](Self::new), for SPIRE's command lines: they hand grpc-go a dialer that leaves two slashes before an
+    /// absolute path, which their error messages show (`cmd/spire-server/util/util_posix.go`, dialer).
+    pub fn command_line(path: impl AsRef<Path>) -> Self {
+        let mut connector = Self::new(path);
+        if connector.path.is_absolute() {
+            connector.shown.insert_str(0, "//");
+        }
+        connector
+    }
+
+    /// Connects.
+    pub async fn dial(&self) -> Result<UnixStream, DialError> {
+        let text = self.path.to_string_lossy();
+        let connected = match text.strip_prefix('@') {
+            Some(name) => UnixStream::connect(format!("\0{name}")).await,
+            None => UnixStream::connect(&self.path).await,
+        };
+        connected.map_err(|source| DialError::Dial { network: "unix", address: self.shown.clone(), source })
+    }
+}
+
+impl Service<Uri> for UnixConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.dial().await.map(TokioIo::new) })
+    }
+}
