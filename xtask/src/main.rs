@@ -1,7 +1,9 @@
 //! Development commands: `cargo xtask COMMAND`. They need no tool but cargo.
 
 mod codegen;
+mod dist;
 mod layers;
+mod test;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,16 @@ const COMMANDS: &[Command] = &[
         name: "tidy",
         usage: "tidy                layers, module docs, file sizes, purity, generated code",
         run: tidy::run,
+    },
+    Command {
+        name: "test",
+        usage: "test [--fast]       install what tests need, check, test; --fast installs nothing",
+        run: test::run,
+    },
+    Command {
+        name: "dist",
+        usage: "dist                the release tarball, reproducible, in dist/",
+        run: dist::run,
     },
 ];
 

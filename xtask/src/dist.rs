@@ -1,0 +1,139 @@
+//! `cargo xtask dist`: the release tarball, in the layout that SPIRE's users know.
+//!
+//! `spire-<version>/bin/{spire-server,spire-agent,spire}`, `conf/{server,agent}/*.conf`, licence and read-me. The same source
+//! gives the same bytes: paths are remapped, times are the last commit's, owners and order are fixed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::report;
+
+const BINARIES: &[&str] = &["spire-server", "spire-agent", "spire"];
+
+/// Writes `dist/spire-<version>-linux-<arch>-glibc.tar.gz` and its SHA-256.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    if !args.is_empty() {
+        bail!("usage: cargo xtask dist");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let name = format!("spire-{version}");
+    let target = build(root)?;
+    let dist = root.join("dist");
+    let tree = dist.join(&name);
+    if tree.exists() {
+        std::fs::remove_dir_all(&tree)?;
+    }
+    std::fs::create_dir_all(tree.join("bin"))?;
+    for binary in BINARIES {
+        let from = target.join("dist").join(binary);
+        let to = tree.join("bin").join(binary);
+        std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+        check_hardening(&to)?;
+        report(&format!("{binary}: {} KiB", std::fs::metadata(&to)?.len() / 1024));
+    }
+    for side in ["server", "agent"] {
+        copy_folder(&root.join("conf").join(side), &tree.join("conf").join(side))?;
+    }
+    for file in ["LICENSE", "README.md", "CHANGELOG.md"] {
+        std::fs::copy(root.join(file), tree.join(file))?;
+    }
+    let tarball = dist.join(format!("{name}-linux-{}-glibc.tar.gz", std::env::consts::ARCH));
+    pack(root, &dist, &name, &tarball)?;
+    let size = std::fs::metadata(&tarball)?.len();
+    report(&format!("{}: {:.1} MiB", tarball.display(), mebibytes(size)));
+    output(Command::new("sha256sum").arg(tarball.file_name().unwrap_or_default()).current_dir(&dist))
+        .and_then(|sum| Ok(std::fs::write(tarball.with_extension("gz.sha256"), sum)?))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size for a person to read")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Builds with hardening and without paths of this machine; returns the target folder.
+fn build(root: &Path) -> Result<PathBuf> {
+    let home =
+        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")))?;
+    let flags = [
+        format!("--remap-path-prefix={}=.", root.display()),
+        format!("--remap-path-prefix={home}=cargo"),
+        "-Clink-arg=-Wl,-z,relro,-z,now".to_owned(),
+        "-Crelocation-model=pie".to_owned(),
+        // Rust's default embeds nothing that changes from build to build but this id.
+        "-Clink-arg=-Wl,--build-id=none".to_owned(),
+    ];
+    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), PathBuf::from);
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .current_dir(root)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // C code of dependencies must not carry paths or times either.
+        .env("CFLAGS", format!("-ffile-prefix-map={home}=cargo -fstack-protector-strong"))
+        .env("SOURCE_DATE_EPOCH", commit_time(root)?)
+        .args(["build", "--profile", "dist", "--locked"]);
+    for binary in BINARIES {
+        build.args(["--bin", binary]);
+    }
+    if !build.status()?.success() {
+        bail!("the build failed");
+    }
+    Ok(target)
+}
+
+fn commit_time(root: &Path) -> Result<String> {
+    let time = output(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root))?;
+    Ok(time.trim().to_owned())
+}
+
+/// A position-independent executable whose relocations are read-only once it runs.
+fn check_hardening(binary: &Path) -> Result<()> {
+    let headers = output(Command::new("readelf").args(["-W", "-h", "-l", "-d"]).arg(binary))?;
+    for (what, needle) in [("PIE", "DYN ("), ("RELRO", "GNU_RELRO"), ("immediate binding", "NOW")] {
+        if !headers.contains(needle) {
+            bail!("{} lacks {what}", binary.display());
+        }
+    }
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Packs with fixed order, owner, mode and time, so that equal trees give equal bytes.
+fn pack(root: &Path, dist: &Path, name: &str, tarball: &Path) -> Result<()> {
+    let tar = tarball.with_extension("");
+    output(
+        Command::new("tar")
+            .current_dir(dist)
+            .args([
+                "--sort=name",
+                "--owner=0",
+                "--group=0",
+                "--numeric-owner",
+                "--mode=u+rw,go+r,go-w",
+                "--format=ustar",
+            ])
+            .arg(format!("--mtime=@{}", commit_time(root)?))
+            .arg("-cf")
+            .arg(&tar)
+            .arg(name),
+    )?;
+    output(Command::new("gzip").args(["-9", "-n", "-f"]).arg(&tar))?;
+    Ok(())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
