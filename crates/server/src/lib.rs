@@ -1,0 +1,5 @@
+//! TODO
+
+pub mod ca;
+pub mod clock;
+pub mod config;
