@@ -1,4 +1,5 @@
-//! gRPC servers and clients with the settings of grpc-go where the defaults of hyper differ in ways that a peer notices.
+//! gRPC servers and clients with the settings of grpc-go where the defaults of hyper differ in ways that a
+//! peer notices.
 
 use std::io;
 use std::pin::Pin;
@@ -12,27 +13,28 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::tls::{TlsClient, TlsConnector, UnixConnector};
 
-/// Largest message that is received, either side: grpc-go's default. Generated services have the same default; say it
-/// where another is wanted.
+/// Largest message that is received, either side: grpc-go's default. Generated services have the same
+/// default; say it where another is wanted.
 pub const MESSAGE_SIZE_MAX: usize = 4 << 20;
 
-/// Age from which a TCP connection is asked to end, so that its certificate is verified anew and load moves to other
-/// servers (SPIRE `pkg/server/endpoints/endpoints.go`, defaultMaxConnectionAge).
+/// Age from which a TCP connection is asked to end, so that its certificate is verified anew and load moves
+/// to other servers (SPIRE `pkg/server/endpoints/endpoints.go`, defaultMaxConnectionAge).
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3 * 60);
 
 /// What a graceful stop waits for calls in progress (SPIRE's gracefulStopTimeout).
 pub const GRACEFUL_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Open streams of one connection. grpc-go has no bound; a client that wants more waits, so this only needs to be larger than
-/// what one connection has open at once (a stream a workload for those who subscribe on behalf of a node).
+/// Open streams of one connection. grpc-go has no bound; a client that wants more waits, so this only needs
+/// to be larger than what one connection has open at once (a stream a workload for those who subscribe on
+/// behalf of a node).
 const STREAMS_MAX: u32 = 4096;
 
-/// Size of a request's metadata. grpc-go takes 16 MiB; its own clients never send more than 8 KiB unless told to, and
-/// each open connection may make us hold this much.
+/// Size of a request's metadata. grpc-go takes 16 MiB; its own clients never send more than 8 KiB unless
+/// told to, and each open connection may make us hold this much.
 const HEADER_LIST_SIZE_MAX: u32 = 1 << 20;
 
-/// Flow-control windows. Large for the connection since streams of small messages must not run into the limit that h2
-/// sets to tiny frames in flight (half of this window), moderate for a stream.
+/// Flow-control windows. Large for the connection since streams of small messages must not run into the
+/// limit that h2 sets to tiny frames in flight (half of this window), moderate for a stream.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const STREAM_WINDOW: u32 = 256 << 10;
 
@@ -61,13 +63,13 @@ pub fn unix_server() -> Server {
 pub enum Stopped {
     /// All calls had ended ("Graceful stop successful").
     Gracefully,
-    /// Calls were still going on after [`GRACEFUL_STOP_TIMEOUT`] ("Graceful stop unsuccessful, forced stop after 10s").
-    /// What remains of their connections ends with the runtime.
+    /// Calls were still going on after [`GRACEFUL_STOP_TIMEOUT`] ("Graceful stop unsuccessful, forced stop
+    /// after 10s"). What remains of their connections ends with the runtime.
     Forced,
 }
 
-/// Serves `incoming` until `shutdown` ends, then lets calls finish for at most [`GRACEFUL_STOP_TIMEOUT`]. The listener, and a
-/// unix socket's file with it, is gone when this returns.
+/// Serves `incoming` until `shutdown` ends, then lets calls finish for at most [`GRACEFUL_STOP_TIMEOUT`].
+/// The listener, and a unix socket's file with it, is gone when this returns.
 pub async fn serve<I, IO, IE>(
     router: Router,
     incoming: I,
@@ -81,7 +83,8 @@ where
     graceful(shutdown, |signal| router.serve_with_incoming_shutdown(incoming, signal)).await
 }
 
-/// As [`serve`], for routers with layers: `serving` gets the signal to hand to `serve_with_incoming_shutdown`.
+/// As [`serve`], for routers with layers: `serving` gets the signal to hand to
+/// `serve_with_incoming_shutdown`.
 pub async fn graceful<S>(
     shutdown: impl Future<Output = ()> + Send + 'static,
     serving: impl FnOnce(Signal) -> S,
@@ -111,8 +114,9 @@ where
 /// Ends when the server shall stop.
 pub type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A channel to a SPIRE server over TCP and TLS. It connects when first used, and again when the connection is lost.
-/// Errors of the connection come as `Unavailable` with the text of [`DialError`](crate::tls::DialError).
+/// A channel to a SPIRE server over TCP and TLS. It connects when first used, and again when the connection
+/// is lost. Errors of the connection come as `Unavailable` with the text of
+/// [`DialError`](crate::tls::DialError).
 pub fn tcp_channel(host: &str, port: u16, tls: TlsClient) -> Result<Channel, io::Error> {
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);

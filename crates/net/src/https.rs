@@ -1,6 +1,7 @@
 //! A bounded GET, for documents such as a trust bundle: over HTTPS, or HTTP through a unix socket.
 //!
-//! No redirects, no compression, no connection reuse: one request, one answer of bounded size within a deadline.
+//! No redirects, no compression, no connection reuse: one request, one answer of bounded size within a
+//! deadline.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,7 +75,8 @@ impl HttpsClient {
         Self { tls, unix_socket: None }
     }
 
-    /// Dials this unix socket whatever the URL's host is (`trust_bundle_unix_socket`); an `http` URL is allowed then.
+    /// Dials this unix socket whatever the URL's host is (`trust_bundle_unix_socket`); an `http` URL is
+    /// allowed then.
     pub fn over_unix_socket(self, path: impl Into<PathBuf>) -> Self {
         Self { unix_socket: Some(path.into()), ..self }
     }

@@ -2,22 +2,22 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`uds`] | unix sockets with SPIRE's modes; peers pinned at accept ([`uds::PeerInfo`]); bounds for each user |
-//! | [`AuthorityGuard`] | lets gRPC clients in whose `:authority` on unix sockets our HTTP/2 library refuses |
+//! | [`uds`] | unix sockets with SPIRE's modes; peers pinned at accept; bounds for each user |
+//! | [`AuthorityGuard`] | lets in gRPC clients whose `:authority` our HTTP/2 library refuses |
 //! | [`tls`] | mutual TLS with SPIFFE verification, both sides; identities that change while running |
 //! | [`grpc`] | tonic servers and channels with grpc-go's settings; graceful stop |
 //! | [`https`] | a bounded GET for bundles |
 //! | [`ratelimit`] | Go's token buckets, by caller |
 //!
-//! Handlers learn of their connection through request extensions: `request.extensions().get::<uds::PeerInfo>()` on a unix
-//! socket, `get::<tls::TlsInfo>()` on TCP. [`tls::VerifiedPeer`] exists only for a peer whose chain was verified and whose
-//! key signed the handshake; what it may do is decided elsewhere.
+//! Handlers learn of their connection through request extensions:
+//! `request.extensions().get::<uds::PeerInfo>()` on a unix socket, `get::<tls::TlsInfo>()` on TCP.
+//! [`tls::VerifiedPeer`] exists only for a peer whose chain was verified and whose key signed the
+//! handshake; what it may do is decided elsewhere.
 //!
-//! Limits hold from the first octet: connections, handshakes, header blocks and waits all have bounds, each a constant
-//! that says why.
+//! Limits hold from the first octet: connections, handshakes, header blocks and waits all have bounds, each
+//! a constant that says why.
 
 mod authority;
-mod errno;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
@@ -28,4 +28,4 @@ pub mod tls;
 pub mod uds;
 
 pub use authority::AuthorityGuard;
-pub use errno::errno_text;
+pub use spire_compat::errno::errno_text;

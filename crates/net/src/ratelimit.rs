@@ -1,5 +1,5 @@
-//! Rate limits with the semantics of Go's `golang.org/x/time/rate`, which SPIRE's limits are made of: a call that
-//! exceeds the rate waits its turn.
+//! Rate limits with the semantics of Go's `golang.org/x/time/rate`, which SPIRE's limits are made of: a
+//! call that exceeds the rate waits its turn.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Buckets that were not used for one to two of these are forgotten (SPIRE `pkg/common/ratelimit/perkeylimiter.go`).
+/// Buckets that were not used for one to two of these are forgotten (SPIRE
+/// `pkg/common/ratelimit/perkeylimiter.go`).
 const GENERATION: Duration = Duration::from_secs(60);
 
-/// Buckets in a generation. About 100 B each, so 13 MiB for both generations when somebody comes from everywhere; more
-/// keys than that end the generation early, which gives those forgotten a full bucket.
+/// Buckets in a generation. About 100 B each, so 13 MiB for both generations when somebody comes from
+/// everywhere; more keys than that end the generation early, which gives those forgotten a full bucket.
 const KEYS_MAX: usize = 65_536;
 
 /// Why a call may not go on.
@@ -83,7 +84,8 @@ impl TokenBucket {
         self.reserve(count, now, Some(now)).is_ok()
     }
 
-    /// Takes `count` tokens, if need be ahead of time. Nothing is taken where the turn would come after `deadline`.
+    /// Takes `count` tokens, if need be ahead of time. Nothing is taken where the turn would come after
+    /// `deadline`.
     pub fn reserve(
         &self,
         count: u32,
@@ -105,7 +107,8 @@ impl TokenBucket {
         Ok(Reservation { count, turn })
     }
 
-    /// Gives back the tokens of a call that was abandoned before its turn, less those that later calls already count on.
+    /// Gives back the tokens of a call that was abandoned before its turn, less those that later calls
+    /// already count on.
     pub fn cancel(&self, reservation: Reservation, now: Instant) {
         let mut state = self.state.lock();
         if reservation.turn <= now {

@@ -20,7 +20,8 @@ const PRIORITY_SIZE: usize = 5;
 const FRAME_SIZE_MAX: usize = 16_384;
 
 /// Bound on a header block, coded and decoded. gRPC clients refuse more than 8 KiB of metadata unless told
-/// otherwise, so this leaves room for tokens in metadata and still costs an attacker's connection little memory.
+/// otherwise, so this leaves room for tokens in metadata and still costs an attacker's connection little
+/// memory.
 const BLOCK_SIZE_MAX: usize = 65_536;
 
 /// Bound on the frames of one header block, since empty ones add no size (CVE-2024-27316 and its relatives).
@@ -67,7 +68,8 @@ pub(super) struct Rewriter {
     state: State,
     decoder: Decoder,
     block: Option<Block>,
-    /// The raw frames of the first header block, until it is judged; `None` once the connection is being rewritten.
+    /// The raw frames of the first header block, until it is judged; `None` once the connection is being
+    /// rewritten.
     held: Option<BytesMut>,
 }
 
@@ -121,8 +123,8 @@ impl Rewriter {
 
     /// Takes all of `input` and appends to `out` what the reader may see.
     ///
-    /// Before the first header block is judged nothing is an error: the HTTP/2 library sees the original octets and
-    /// answers as it would without us.
+    /// Before the first header block is judged nothing is an error: the HTTP/2 library sees the original
+    /// octets and answers as it would without us.
     pub(super) fn push(&mut self, input: &[u8], out: &mut BytesMut) -> Result<Progress, Violation> {
         let mut rest = input;
         while !rest.is_empty() {
@@ -262,8 +264,8 @@ impl Rewriter {
     }
 }
 
-/// The fragment within a HEADERS payload (RFC 9113 section 6.2). Priority is dropped with the padding, since it is
-/// deprecated and nobody reads it.
+/// The fragment within a HEADERS payload (RFC 9113 section 6.2). Priority is dropped with the padding,
+/// since it is deprecated and nobody reads it.
 fn unpadded(payload: &[u8], flags: u8) -> Result<&[u8], Violation> {
     let mut rest = payload;
     let mut padding = 0;

@@ -1,13 +1,14 @@
 //! Accepts the `:authority` that gRPC clients put on unix sockets and that our HTTP/2 library refuses.
 //!
-//! gRPC C-core (Python, C++, Ruby, PHP), grpc-java and grpcurl send the socket's path, escaped or not, or nothing
-//! (`%2Ftmp%2Fagent.sock`, `/tmp/agent.sock`, an empty value). `h2` answers such a request with
-//! RST_STREAM(PROTOCOL_ERROR), since the value is no URI authority, and has no switch for it. The authority means
-//! nothing on a unix socket, so [`AuthorityGuard`] replaces it before `h2` sees it.
+//! gRPC C-core (Python, C++, Ruby, PHP), grpc-java and grpcurl send the socket's path, escaped or not, or
+//! nothing (`%2Ftmp%2Fagent.sock`, `/tmp/agent.sock`, an empty value). `h2` answers such a request with
+//! RST_STREAM(PROTOCOL_ERROR), since the value is no URI authority, and has no switch for it. The authority
+//! means nothing on a unix socket, so [`AuthorityGuard`] replaces it before `h2` sees it.
 //!
-//! It looks at the first header block of a connection. Where the authority is valid, as with grpc-go, Envoy and
-//! tonic, it steps aside for good: from then on a read is one branch away from the socket. Otherwise every
-//! header block of the connection is decoded and written again as literals (see [`hpack`](crate::hpack)).
+//! It looks at the first header block of a connection. Where the authority is valid, as with grpc-go, Envoy
+//! and tonic, it steps aside for good: from then on a read is one branch away from the socket. Otherwise
+//! every header block of the connection is decoded and written again as literals (see
+//! [`hpack`](crate::hpack)).
 
 mod frames;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The Huffman code of HPACK (RFC 7541 appendix B).
 //!
-//! The code is canonical: within a length, codes ascend with the symbol, and a longer code continues where the
-//! shorter ones end. So the lengths alone say everything, and decoding needs one comparison a bit.
+//! The code is canonical: within a length, codes ascend with the symbol, and a longer code continues where
+//! the shorter ones end. So the lengths alone say everything, and decoding needs one comparison a bit.
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,7 +23,8 @@ const SYMBOLS: usize = 257;
 const LENGTH_MAX: usize = 30;
 const END_OF_STRING: u16 = 256;
 
-/// The codes of one length: `count` codes from `first`, for the symbols from `offset` on in [`Code::symbols`].
+/// The codes of one length: `count` codes from `first`, for the symbols from `offset` on in
+/// [`Code::symbols`].
 #[derive(Clone, Copy)]
 struct Row {
     first: u32,

@@ -152,7 +152,8 @@ impl Decoder {
     }
 }
 
-/// Appends `field` as a literal that changes no table (RFC 7541 sections 6.2.2 and 6.2.3), without Huffman coding.
+/// Appends `field` as a literal that changes no table (RFC 7541 sections 6.2.2 and 6.2.3), without Huffman
+/// coding.
 pub(crate) fn encode(field: &Field, out: &mut BytesMut) {
     out.put_u8(if field.never_indexed { 0x10 } else { 0 });
     encode_text(&field.name, out);
@@ -175,8 +176,8 @@ fn encode_text(text: &[u8], out: &mut BytesMut) {
     out.put_slice(text);
 }
 
-/// An integer with a prefix of `prefix` bits (RFC 7541 section 5.1). Four continuation octets are more than any
-/// length or index within our bounds needs; a longer form is refused.
+/// An integer with a prefix of `prefix` bits (RFC 7541 section 5.1). Four continuation octets are more than
+/// any length or index within our bounds needs; a longer form is refused.
 fn integer(input: &mut &[u8], prefix: u8) -> Result<usize, HpackError> {
     let mask = (1_usize << prefix) - 1;
     let mut value = usize::from(octet(input)?) & mask;

@@ -98,14 +98,21 @@ fn one_octet_cannot_make_a_large_list() {
     assert_eq!(decoder.decode(&[0xbe; 64], LIST_MAX), Err(HpackError::ListTooLarge(LIST_MAX)));
 }
 
+fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..most)
+}
+
+fn any_field() -> impl Strategy<Value = Field> {
+    (octets(300), octets(300), any::<bool>()).prop_map(|(name, value, never_indexed)| Field {
+        name: name.into(),
+        value: value.into(),
+        never_indexed,
+    })
+}
+
 proptest! {
     #[test]
-    fn what_we_encode_comes_back(fields in prop::collection::vec(
-        (prop::collection::vec(any::<u8>(), 0..300), prop::collection::vec(any::<u8>(), 0..300), any::<bool>()), 0..20)) {
-        let fields = fields
-            .into_iter()
-            .map(|(name, value, never_indexed)| Field { name: name.into(), value: value.into(), never_indexed })
-            .collect::<Vec<_>>();
+    fn what_we_encode_comes_back(fields in prop::collection::vec(any_field(), 0..20)) {
         let mut block = BytesMut::new();
         for field in &fields {
             encode(field, &mut block);
@@ -116,12 +123,12 @@ proptest! {
     }
 
     #[test]
-    fn huffman_text_comes_back(text in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn huffman_text_comes_back(text in octets(200)) {
         prop_assert_eq!(huffman::decode(&huffman::encode(&text)), Some(Bytes::from(text)));
     }
 
     #[test]
-    fn any_block_is_decoded_or_refused(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..6)) {
+    fn any_block_is_decoded_or_refused(blocks in prop::collection::vec(octets(200), 0..6)) {
         let mut decoder = Decoder::new();
         for block in blocks {
             if decoder.decode(&block, LIST_MAX).is_err() {

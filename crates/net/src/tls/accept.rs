@@ -23,14 +23,14 @@ use tonic::transport::server::Connected;
 
 use super::peer::{SpiffeVerifier, with_peer};
 use super::{ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer};
-use crate::errno_text;
+use spire_compat::errno::errno_text;
 
-/// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a silent client
-/// hold its place for as long.
+/// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a
+/// silent client hold its place for as long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Handshakes in progress. With the 20 s above, silent clients can take all places only by 50 connections a second
-/// from several addresses.
+/// Handshakes in progress. With the 20 s above, silent clients can take all places only by 50 connections a
+/// second from several addresses.
 const HANDSHAKES_MAX: usize = 1024;
 
 /// Handshakes in progress for one address: room for the agents behind one NAT, a quarter of all places.
@@ -48,7 +48,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub struct ClientAuth {
     /// The authorities that vouch for clients.
     pub trust: Arc<dyn TrustSource>,
-    /// Which clients may connect. A client without a certificate always may: what it can do is for the API to say.
+    /// Which clients may connect. A client without a certificate always may: what it can do is for the API
+    /// to say.
     pub authorize: Authorize,
 }
 
@@ -125,8 +126,8 @@ impl ServerTls {
     }
 }
 
-/// Connections of one TCP listener: three quarters of the files that this process may open, since a flood must leave some for
-/// the datastore and the sockets.
+/// Connections of one TCP listener: three quarters of the files that this process may open, since a flood
+/// must leave some for the datastore and the sockets.
 fn connections_max(open_files: Option<u64>) -> usize {
     let files = open_files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
     (files / 4).saturating_mul(3).clamp(8, Semaphore::MAX_PERMITS)
@@ -142,9 +143,9 @@ fn set_options(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Established TLS connections of a listener. Never ends and never yields an error: failed handshakes are logged at debug,
-/// since anybody can cause them. Connections beyond the limits wait in the backlog, or are closed if one address has
-/// more than its share.
+/// Established TLS connections of a listener. Never ends and never yields an error: failed handshakes are
+/// logged at debug, since anybody can cause them. Connections beyond the limits wait in the backlog, or are
+/// closed if one address has more than its share.
 #[derive(Debug)]
 pub struct TlsIncoming {
     tls: ServerTls,

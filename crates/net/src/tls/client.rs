@@ -17,8 +17,8 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// A gRPC client of the server `expected`, verified by the authorities of its trust domain. `identity` is shown where
-    /// the server asks; it may be empty and may change.
+    /// A gRPC client of the server `expected`, verified by the authorities of its trust domain. `identity`
+    /// is shown where the server asks; it may be empty and may change.
     pub fn spiffe(
         trust: Arc<dyn TrustSource>,
         expected: SpiffeId,
@@ -30,7 +30,8 @@ impl TlsClient {
         Self::custom(Arc::new(verifier), identity, policy, &[ALPN_H2])
     }
 
-    /// An HTTPS client of a bundle endpoint with the profile `https_spiffe` (SPIFFE Federation, section 5.2.2).
+    /// An HTTPS client of a bundle endpoint with the profile `https_spiffe` (SPIFFE Federation, section
+    /// 5.2.2).
     pub fn spiffe_https(
         trust: Arc<dyn TrustSource>,
         expected: SpiffeId,
@@ -41,8 +42,8 @@ impl TlsClient {
         Self::custom(Arc::new(verifier), None, policy, &[ALPN_HTTP11])
     }
 
-    /// A gRPC client that believes whoever claims to be `expected`. **Not secure**: whoever answers can give the agent a
-    /// bundle of its own. Only for `insecure_bootstrap`.
+    /// A gRPC client that believes whoever claims to be `expected`. **Not secure**: whoever answers can
+    /// give the agent a bundle of its own. Only for `insecure_bootstrap`.
     pub fn insecure_bootstrap(expected: SpiffeId, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
         let signatures = policy.provider().signature_verification_algorithms;
         Self::custom(Arc::new(UnverifiedServer::new(expected, signatures)), None, policy, &[ALPN_H2])

@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::{ALPN_H2, TlsClient};
-use crate::errno_text;
+use spire_compat::errno::errno_text;
 
 /// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -78,10 +78,9 @@ impl DialError {
             Self::Handshake(error) => {
                 format!("transport: authentication handshake failed: {}", handshake_text(error))
             }
-            Self::NoAlpn => {
-                "transport: authentication handshake failed: credentials: cannot check peer: missing selected ALPN property"
-                    .to_owned()
-            }
+            Self::NoAlpn => "transport: authentication handshake failed: credentials: cannot check peer: \
+                 missing selected ALPN property"
+                .to_owned(),
             Self::BadTarget(target) => {
                 format!("transport: Error while dialing: dial tcp: address {target}: missing port in address")
             }
@@ -149,8 +148,8 @@ fn alert_text(alert: AlertDescription) -> String {
     text.to_owned()
 }
 
-/// Dials TLS over TCP for gRPC. Give it to [`tonic::transport::Endpoint::connect_with_connector`] with an `http` URI
-/// that has the host and port. Later attempts start with other addresses of the name.
+/// Dials TLS over TCP for gRPC. Give it to [`tonic::transport::Endpoint::connect_with_connector`] with an
+/// `http` URI that has the host and port. Later attempts start with other addresses of the name.
 #[derive(Debug, Clone)]
 pub struct TlsConnector {
     tls: TlsClient,
@@ -230,8 +229,8 @@ impl Service<Uri> for TlsConnector {
     }
 }
 
-/// Dials a unix socket. The URI that tonic gives is not looked at; use `http://localhost`, which makes the authority
-/// that grpc-go sends.
+/// Dials a unix socket. The URI that tonic gives is not looked at; use `http://localhost`, which makes the
+/// authority that grpc-go sends.
 #[derive(Debug, Clone)]
 pub struct UnixConnector {
     path: PathBuf,
@@ -245,8 +244,9 @@ impl UnixConnector {
         Self { path: path.to_owned(), shown: path.display().to_string() }
     }
 
-    /// As [`new`](Self::new), for SPIRE's command lines: they hand grpc-go a dialer that leaves two slashes before an
-    /// absolute path, which their error messages show (`cmd/spire-server/util/util_posix.go`, dialer).
+    /// As [`new`](Self::new), for SPIRE's command lines: they hand grpc-go a dialer that leaves two slashes
+    /// before an absolute path, which their error messages show (`cmd/spire-server/util/util_posix.go`,
+    /// dialer).
     pub fn command_line(path: impl AsRef<Path>) -> Self {
         let mut connector = Self::new(path);
         if connector.path.is_absolute() {

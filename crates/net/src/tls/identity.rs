@@ -12,8 +12,8 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{InconsistentKeys, SignatureScheme};
 use spire_core::pki::Certificate;
 
-/// Our certificate chain and private key, empty at first. A change counts from the next handshake on; readers never
-/// lock.
+/// Our certificate chain and private key, empty at first. A change counts from the next handshake on;
+/// readers never lock.
 #[derive(Default)]
 pub struct Identity {
     current: ArcSwapOption<CertifiedKey>,
@@ -36,8 +36,8 @@ impl Identity {
         Arc::new(Self::default())
     }
 
-    /// Takes a chain, leaf first, and the leaf's private key in PKCS#8 DER, in memory as SPIRE keeps the server's and
-    /// the agent's. The previous pair stays in use if this one does not match.
+    /// Takes a chain, leaf first, and the leaf's private key in PKCS#8 DER, in memory as SPIRE keeps the
+    /// server's and the agent's. The previous pair stays in use if this one does not match.
     pub fn replace(&self, chain: &[Certificate], pkcs8: &[u8]) -> Result<(), IdentityError> {
         if chain.is_empty() {
             return Err(IdentityError::Empty);
@@ -50,8 +50,8 @@ impl Identity {
         Ok(())
     }
 
-    /// Takes a chain, leaf first, and what signs for the leaf: for a key that stays with a KeyManager. The previous pair
-    /// stays in use if the key says that it does not match.
+    /// Takes a chain, leaf first, and what signs for the leaf: for a key that stays with a KeyManager. The
+    /// previous pair stays in use if the key says that it does not match.
     pub fn replace_signer(
         &self,
         chain: &[Certificate],

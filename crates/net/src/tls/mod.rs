@@ -1,12 +1,14 @@
 //! TLS whose peers are SPIFFE IDs.
 //!
-//! - [`TlsIncoming`] accepts mutual TLS for a tonic server: handshakes run in tasks of their own, with a deadline and
-//!   bounds, and each connection carries a [`TlsInfo`] with the [`VerifiedPeer`], if the client showed a certificate.
+//! - [`TlsIncoming`] accepts mutual TLS for a tonic server: handshakes run in tasks of their own, with a
+//!   deadline and bounds, and each connection carries a [`TlsInfo`] with the [`VerifiedPeer`], if the
+//!   client showed a certificate.
 //! - [`TlsConnector`] dials for a tonic client; [`TlsClient`] says whom it trusts.
 //! - [`Identity`] is what we show, and may change at any time.
 //!
-//! One crypto library, named explicitly; TLS 1.2 at least; no session tickets and no resumption, since trust may change
-//! between two connections and each must be verified against the authorities of its moment.
+//! One crypto library, named explicitly; TLS 1.2 at least; no session tickets and no resumption, since
+//! trust may change between two connections and each must be verified against the authorities of its
+//! moment.
 
 mod accept;
 mod client;

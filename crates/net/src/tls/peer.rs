@@ -16,8 +16,9 @@ use spire_core::time::Timestamp;
 
 use super::{Authorize, TrustSource};
 
-/// A peer that proved, in the handshake of its connection, that it holds the key of a certificate whose chain ends in an
-/// authority of its trust domain at that time, and that was authorized to connect. Nothing else can make one.
+/// A peer that proved, in the handshake of its connection, that it holds the key of a certificate whose
+/// chain ends in an authority of its trust domain at that time, and that was authorized to connect. Nothing
+/// else can make one.
 #[derive(Clone)]
 pub struct VerifiedPeer(Arc<VerifiedX509Svid>);
 
@@ -73,8 +74,8 @@ impl From<PeerError> for rustls::Error {
 }
 
 tokio::task_local! {
-    /// Where the verifier leaves its result for the task whose handshake it serves. The library's own answer to "who is
-    /// it" is the unverified bytes.
+    /// Where the verifier leaves its result for the task whose handshake it serves. The library's own
+    /// answer to "who is it" is the unverified bytes.
     static VERIFIED: RefCell<Option<VerifiedPeer>>;
 }
 
@@ -212,8 +213,9 @@ impl ServerCertVerifier for SpiffeVerifier {
     }
 }
 
-/// Accepts any server that claims the right SPIFFE ID, without proof: `insecure_bootstrap`. What it claims is checked so
-/// that a wrong address is noticed, as the reference does (`pkg/agent/attestor/node/node.go`, serverConn).
+/// Accepts any server that claims the right SPIFFE ID, without proof: `insecure_bootstrap`. What it claims
+/// is checked so that a wrong address is noticed, as the reference does (`pkg/agent/attestor/node/node.go`,
+/// serverConn).
 #[derive(Debug)]
 pub(super) struct UnverifiedServer {
     expected: SpiffeId,

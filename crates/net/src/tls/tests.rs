@@ -171,7 +171,7 @@ fn a_key_of_another_certificate_is_refused() {
     let ca = TestCa::new("spiffe://a.test");
     let ((certificate, _), (_, key)) = (ca.issue(SERVER), ca.issue(SERVER));
     let identity = Identity::empty();
-    assert!(matches!(identity.replace(&[certificate.clone()], &key), Err(IdentityError::Key(_))));
+    assert!(matches!(identity.replace(std::slice::from_ref(&certificate), &key), Err(IdentityError::Key(_))));
     assert!(matches!(identity.replace(&[], &key), Err(IdentityError::Empty)));
     assert!(matches!(identity.replace(&[certificate], b"no key"), Err(IdentityError::Key(_))));
     assert!(identity.is_empty());

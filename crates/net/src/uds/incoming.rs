@@ -17,7 +17,7 @@ use super::limits::{Gate, Permit};
 use super::peer::PeerTable;
 use super::{ConnectionLimits, PeerInfo, PeerTracking, SocketFile};
 use crate::authority::AuthorityGuard;
-use crate::errno_text;
+use spire_compat::errno::errno_text;
 
 /// First and longest pause after accept fails, typically for want of file descriptors; grpc-go's numbers
 /// (`server.go`, `Serve`).
@@ -30,8 +30,9 @@ const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Accepts handled before other tasks get their turn.
 const ACCEPTS_PER_POLL: usize = 64;
 
-/// The connections of one unix socket. Never ends and never yields an error: a peer that cannot be identified or is
-/// beyond the limits is disconnected, and accept is tried again after a pause. Dropping it removes the socket.
+/// The connections of one unix socket. Never ends and never yields an error: a peer that cannot be
+/// identified or is beyond the limits is disconnected, and accept is tried again after a pause. Dropping it
+/// removes the socket.
 #[derive(Debug)]
 pub struct UnixIncoming {
     listener: UnixListener,

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Most connections of one socket. A large node has some hundreds of workloads with a few connections each; with the
-/// memory of an open stream (20 KiB at most) this is about 320 MiB, which only many users together can ask for.
+/// Most connections of one socket. A large node has some hundreds of workloads with a few connections each;
+/// with the memory of an open stream (20 KiB at most) this is about 320 MiB, which only many users together
+/// can ask for.
 pub const CONNECTIONS_MAX: usize = 16_384;
 
-/// Most connections of one user other than root. Far beyond what one user's workloads hold, and small enough that
-/// three hostile users leave room for others.
+/// Most connections of one user other than root. Far beyond what one user's workloads hold, and small
+/// enough that three hostile users leave room for others.
 pub const CONNECTIONS_PER_USER_MAX: usize = 4096;
 
 /// What a process with the usual soft limit of 1,024 files gets where the limit cannot be read.
@@ -28,8 +29,8 @@ pub struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// The defaults, lowered so that at most half of `open_files` descriptors are connections: a pinned process
-    /// takes two more, and the rest of the program needs some.
+    /// The defaults, lowered so that at most half of `open_files` descriptors are connections: a pinned
+    /// process takes two more, and the rest of the program needs some.
     pub fn within(open_files: u64) -> Self {
         let share = usize::try_from(open_files / 2).unwrap_or(usize::MAX).max(8);
         let total = CONNECTIONS_MAX.min(share);
@@ -42,8 +43,8 @@ impl ConnectionLimits {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go's runtime does for every program, and gives the limit
-/// in force. To be called once, early in a daemon.
+/// Raises the soft limit of open files to the hard limit, as Go's runtime does for every program, and gives
+/// the limit in force. To be called once, early in a daemon.
 pub fn raise_open_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

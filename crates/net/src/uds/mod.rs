@@ -21,12 +21,13 @@ pub use self::incoming::{UnixConnection, UnixIncoming};
 pub use self::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX, ConnectionLimits, raise_open_file_limit};
 pub use self::peer::{PeerError, PeerInfo};
 
-use crate::errno_text;
+use spire_compat::errno::errno_text;
 
 /// Mode of the server's socket, and of the agent's admin and broker sockets (behind the directory's mode).
 pub const RESTRICTED_SOCKET_MODE: u32 = 0o770;
 
-/// Mode of the agent's Workload API socket: who may have an identity is decided by attestation, not by the file.
+/// Mode of the agent's Workload API socket: who may have an identity is decided by attestation, not by the
+/// file.
 pub const PUBLIC_SOCKET_MODE: u32 = 0o777;
 
 /// Mode of the directory of the server's socket.
@@ -38,8 +39,8 @@ pub const PUBLIC_DIRECTORY_MODE: u32 = 0o755;
 /// Whether connections are tied to the process that made them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerTracking {
-    /// The process is pinned at accept; a connection whose process cannot be found is refused. The Workload API,
-    /// admin and broker sockets need it, and the server's with the audit log.
+    /// The process is pinned at accept; a connection whose process cannot be found is refused. The Workload
+    /// API, admin and broker sockets need it, and the server's with the audit log.
     Pinned,
     /// Only the credentials that the kernel gives are kept.
     CredentialsOnly,
@@ -117,8 +118,8 @@ impl UnixEndpoint {
         Self { socket_mode: RESTRICTED_SOCKET_MODE, ..Self::workload(path) }
     }
 
-    /// Makes the missing directories. [`bind`](Self::bind) does it too; the agent does it first for its public
-    /// socket, since the umask is tightened between the two.
+    /// Makes the missing directories. [`bind`](Self::bind) does it too; the agent does it first for its
+    /// public socket, since the umask is tightened between the two.
     pub fn create_directory(&self) -> Result<(), BindError> {
         let Some(directory) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
             return Ok(());
@@ -150,7 +151,8 @@ fn remove_stale_socket(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     if is_socket && let Err(error) = fs::remove_file(path) {
         // The bind that follows fails and says more.
-        tracing::debug!(path = %path.display(), error = errno_text(&error), "Stale socket could not be removed");
+        let error = errno_text(&error);
+        tracing::debug!(path = %path.display(), error, "Stale socket could not be removed");
     }
 }
 

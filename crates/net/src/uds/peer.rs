@@ -1,9 +1,10 @@
 //! The process at the other end of a unix socket, pinned so that its id cannot come to mean another.
 //!
-//! A process id is a number that the kernel gives again. So at accept we take a pidfd (from the socket itself where the
-//! kernel can, `SO_PEERPIDFD`, Linux 6.5), a descriptor of `/proc/<pid>` and the start time read through it, and
-//! [`PeerInfo::check_alive`] compares them again once attestation has read whatever it reads by id. SPIRE does the
-//! same with the directory and the start time (`pkg/common/peertracker/tracker_linux.go`).
+//! A process id is a number that the kernel gives again. So at accept we take a pidfd (from the socket
+//! itself where the kernel can, `SO_PEERPIDFD`, Linux 6.5), a descriptor of `/proc/<pid>` and the start
+//! time read through it, and [`PeerInfo::check_alive`] compares them again once attestation has read
+//! whatever it reads by id. SPIRE does the same with the directory and the start time
+//! (`pkg/common/peertracker/tracker_linux.go`).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -24,8 +25,8 @@ use super::PeerTracking;
 /// `/proc/<pid>/stat` is one line of 52 numbers and a name of at most 64 octets; this is several times that.
 const STAT_SIZE_MAX: u64 = 4096;
 
-/// Zero-based place of the start time in `/proc/<pid>/stat` after the closing parenthesis of the name: it is field 22,
-/// and field 3 is the first after the name (proc(5)).
+/// Zero-based place of the start time in `/proc/<pid>/stat` after the closing parenthesis of the name: it
+/// is field 22, and field 3 is the first after the name (proc(5)).
 const START_TIME_AFTER_NAME: usize = 22 - 3;
 
 /// Dead pins are swept from the table when it has grown to this, and to twice what remains from then on.
@@ -103,8 +104,9 @@ impl PeerInfo {
         self.gid
     }
 
-    /// Succeeds only if the process that connected still runs, under the same ids. To be called after everything that
-    /// was learnt about the process by its id, and before anything is given out on the strength of it.
+    /// Succeeds only if the process that connected still runs, under the same ids. To be called after
+    /// everything that was learnt about the process by its id, and before anything is given out on the
+    /// strength of it.
     pub fn check_alive(&self) -> Result<(), PeerError> {
         let pin = self.pin.as_deref().ok_or(PeerError::NotPinned)?;
         pin.check_alive()?;
@@ -155,8 +157,8 @@ impl Pin {
         Ok(())
     }
 
-    /// The owner of `/proc/<pid>` is the process's effective user and group (`fs/proc/base.c`: task_dump_owner
-    /// makes no exception for this directory).
+    /// The owner of `/proc/<pid>` is the process's effective user and group (`fs/proc/base.c`:
+    /// task_dump_owner makes no exception for this directory).
     fn check_owner(&self, uid: u32, gid: u32) -> Result<(), PeerError> {
         let stat = fstat(&self.directory).map_err(|e| PeerError::Stat(e.into()))?;
         for (kind, pinned, found) in [("uid", uid, stat.st_uid), ("gid", gid, stat.st_gid)] {
@@ -190,8 +192,8 @@ fn start_time(directory: BorrowedFd<'_>) -> Result<u64, PeerError> {
     parse_start_time(&line).ok_or(PeerError::StatFormat)
 }
 
-/// The name is in parentheses and may have any character, parentheses and line ends too, so fields count from the last
-/// closing one.
+/// The name is in parentheses and may have any character, parentheses and line ends too, so fields count
+/// from the last closing one.
 pub(super) fn parse_start_time(line: &[u8]) -> Option<u64> {
     let name_end = line.iter().rposition(|octet| *octet == b')')?;
     let after = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
@@ -213,7 +215,8 @@ impl PeerTable {
 
     /// Who connected `socket`. To be called right after accept.
     pub(super) fn identify(&mut self, socket: BorrowedFd<'_>) -> Result<PeerInfo, PeerError> {
-        // A peer in a process namespace of its own has the id 0, which rustix cannot represent; nix gives the number.
+        // A peer in a process namespace of its own has the id 0, which rustix cannot represent; nix gives
+        // the number.
         let credentials = getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
             .map_err(|e| PeerError::Credentials(e.into()))?;
         let pid = u32::try_from(credentials.pid()).unwrap_or(0);
@@ -230,7 +233,8 @@ impl PeerTable {
 
     fn pin(&mut self, pid: u32, socket: BorrowedFd<'_>) -> Result<Arc<Pin>, PeerError> {
         let pidfd = peer_pidfd(pid, socket)?;
-        // Two living processes never share an id: if both this descriptor's process and the pinned one run, they are one.
+        // Two living processes never share an id: if both this descriptor's process and the pinned one run,
+        // they are one.
         if let Some(known) = self.pins.get(&pid).and_then(Weak::upgrade)
             && !has_exited(pidfd.as_fd())
             && !has_exited(known.pidfd.as_fd())
@@ -252,8 +256,8 @@ impl PeerTable {
     }
 }
 
-/// A descriptor of the peer's process: from the socket, which cannot be wrong about it, or by its id where the kernel
-/// is older than Linux 6.5.
+/// A descriptor of the peer's process: from the socket, which cannot be wrong about it, or by its id where
+/// the kernel is older than Linux 6.5.
 fn peer_pidfd(pid: u32, socket: BorrowedFd<'_>) -> Result<OwnedFd, PeerError> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(PeerError::NoProcess)?;
     match getsockopt(&socket, PeerPidfd) {
