@@ -14,7 +14,7 @@ use spire_core::model::{AuthorityStatus, CaJournal, KeyRecord, SlotName, X509CaR
 use spire_core::pki::Certificate;
 use spire_core::spiffe::Bundle;
 use spire_core::time::Timestamp;
-use spire_ports::datastore::{Bundles, Journals};
+use spire_ports::datastore::{Bundles, DataStore, Journals};
 use spire_ports::observe::names::{label, server as metric};
 use spire_ports::observe::{HealthCheck, HealthState, Label, Logged, Metrics};
 use spire_ports::plugins::{CredentialComposer, Key, KeyManager, UpstreamAuthority};
@@ -52,6 +52,26 @@ pub struct CaPorts {
     pub metrics: Arc<dyn Metrics>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+}
+
+impl CaPorts {
+    /// Over one datastore, without upstream authority and composers.
+    pub fn new(
+        store: &Arc<dyn DataStore>,
+        key_manager: Arc<dyn KeyManager>,
+        metrics: Arc<dyn Metrics>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            bundles: Arc::clone(store) as Arc<dyn Bundles + Send + Sync>,
+            journals: Arc::clone(store) as Arc<dyn Journals + Send + Sync>,
+            key_manager,
+            upstream: None,
+            composers: Vec::new(),
+            metrics,
+            clock,
+        }
+    }
 }
 
 /// An authority whose key and certificate exist but that is not recorded yet. It is kept when the bundle

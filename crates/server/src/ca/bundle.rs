@@ -1,6 +1,7 @@
 //! The bundle of our own trust domain, for everybody who shows it to others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use spire_core::spiffe::{Bundle, TrustDomain};
 use spire_ports::datastore::{Bundles, Result};
@@ -15,12 +16,14 @@ pub struct BundleChanges {
     trust_domain: TrustDomain,
     store: Arc<dyn Bundles + Send + Sync>,
     newest: watch::Sender<Option<Arc<Bundle>>>,
+    /// Counts what was published, so that a slow read does not undo a write that it missed.
+    published: AtomicU64,
 }
 
 impl BundleChanges {
     /// Knows nothing before the first [`BundleChanges::refresh`] or [`BundleChanges::publish`].
     pub fn new(trust_domain: TrustDomain, store: Arc<dyn Bundles + Send + Sync>) -> Self {
-        Self { trust_domain, store, newest: watch::Sender::new(None) }
+        Self { trust_domain, store, newest: watch::Sender::new(None), published: AtomicU64::new(0) }
     }
 
     /// The newest known bundle; `None` before there is one.
@@ -36,6 +39,7 @@ impl BundleChanges {
     /// Makes known a bundle as the datastore returned it from a write. Older ones than the known are
     /// ignored, so writers need no order among themselves.
     pub fn publish(&self, bundle: Bundle) {
+        self.published.fetch_add(1, Ordering::SeqCst);
         self.newest.send_if_modified(|known| {
             let newer = known
                 .as_ref()
@@ -52,10 +56,15 @@ impl BundleChanges {
     /// # Errors
     /// The datastore's; what is known stays.
     pub async fn refresh(&self) -> Result<Option<Arc<Bundle>>> {
+        let published = self.published.load(Ordering::SeqCst);
         if let Some(bundle) = self.store.bundle_fetch(&self.trust_domain).await? {
-            // What is stored counts even where its sequence number went back, as after a restored backup.
             self.newest.send_if_modified(|known| {
-                let differs = known.as_ref().is_none_or(|known| **known != bundle);
+                // What is stored counts even where its sequence number went back, as after a restored
+                // backup; but not where a newer bundle was published while this one was being read.
+                let overtaken = published != self.published.load(Ordering::SeqCst);
+                let differs = known.as_ref().is_none_or(|known| {
+                    **known != bundle && !(overtaken && bundle.sequence_number < known.sequence_number)
+                });
                 if differs {
                     *known = Some(Arc::new(bundle));
                 }

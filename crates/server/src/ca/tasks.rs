@@ -18,30 +18,29 @@ const PRUNE_BUNDLE: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_JOURNALS: Duration = Duration::from_secs(8 * 3600);
 
 /// Rotates, prunes and refreshes until cancelled. Failures are logged and tried again at the next tick.
+/// Cancelling in the middle of a step is like a crash there, which every step survives.
 pub async fn run(authorities: Arc<Authorities>, svid: Arc<ServerSvid>, cancel: CancellationToken) {
+    // A slow upstream authority must not keep the server's SVID from being renewed.
+    let work = async { tokio::join!(keep_authorities(&authorities), keep_svid(&authorities, &svid)) };
+    tokio::select! {
+        () = cancel.cancelled() => tracing::debug!(subsystem_name = "svid_rotator", "Stopping SVID rotator"),
+        _ = work => {}
+    }
+}
+
+async fn keep_authorities(authorities: &Authorities) {
     let mut rotate = every(ROTATE);
-    let mut svid_check = every(SVID);
     let mut prune_bundle = every(PRUNE_BUNDLE);
     let mut prune_journals = every(PRUNE_JOURNALS);
     loop {
-        // Each of these logs its own failures, except where said.
+        // Rotation and taint processing log their own failures.
         tokio::select! {
-            () = cancel.cancelled() => {
-                tracing::debug!(subsystem_name = "svid_rotator", "Stopping SVID rotator");
-                return;
-            }
-            () = upstream_tainted(&authorities) => {
+            () = upstream_tainted(authorities) => {
                 let _ = authorities.process_tainted_upstream().await;
             }
             _ = rotate.tick() => {
                 let _ = authorities.rotate().await;
                 let _ = authorities.process_tainted_upstream().await;
-            }
-            _ = svid_check.tick() => {
-                if let Err(error) = authorities.bundle_changes().refresh().await {
-                    tracing::warn!(subsystem_name = SUBSYSTEM, error = %error, "Could not read the bundle");
-                }
-                let _ = svid.rotate().await;
             }
             _ = prune_bundle.tick() => {
                 if let Err(error) = authorities.prune_bundle().await {
@@ -62,6 +61,18 @@ pub async fn run(authorities: Arc<Authorities>, svid: Arc<ServerSvid>, cancel: C
                 }
             }
         }
+    }
+}
+
+async fn keep_svid(authorities: &Authorities, svid: &ServerSvid) {
+    let mut check = every(SVID);
+    loop {
+        check.tick().await;
+        if let Err(error) = authorities.bundle_changes().refresh().await {
+            tracing::warn!(subsystem_name = SUBSYSTEM, error = %error, "Could not read the bundle");
+        }
+        // Logs its own failure.
+        let _ = svid.rotate().await;
     }
 }
 

@@ -45,14 +45,14 @@ impl Upstream {
         self.plugin.name()
     }
 
+    /// Asks for a CA. Roots of the CA before are followed until [`Upstream::follow_x509`] accepts the new
+    /// one, so a failure loses no update.
     pub(super) async fn mint_x509_ca(
         &self,
         csr: &[u8],
         trust_domain: &SpiffeId,
         ttl: Duration,
     ) -> plugins::Result<MintedCa> {
-        // One stream at a time: the plugin ends the old one's work before it starts the new.
-        *self.x509_stream.lock() = None;
         self.plugin.mint_x509_ca(csr, trust_domain, ttl).await
     }
 
@@ -66,7 +66,6 @@ impl Upstream {
 
     /// Publishes a JWT key and follows the upstream's keys; returns those of now.
     pub(super) async fn publish_jwt_key(&self, key: &JwtAuthority) -> plugins::Result<Vec<JwtAuthority>> {
-        *self.jwt_stream.lock() = None;
         let (keys, updates) = self.plugin.publish_jwt_key(key).await?;
         let follower = tokio::spawn(follow_keys(Arc::clone(&self.roots), updates));
         *self.jwt_stream.lock() = Some(Follower(follower));

@@ -312,3 +312,25 @@ async fn too_many_failures_show_in_health() {
     }
     assert_eq!(authorities.check_health().await.failure(), Some("subsystem is not live or ready"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_rotate_by_themselves_until_cancelled() {
+    let world = World::new();
+    let authorities = world.start().await.unwrap();
+    let svid = ServerSvid::start(Arc::clone(&authorities)).await.unwrap();
+    let old = active_id(authorities.ca());
+    let mut bundles = authorities.bundle_changes().subscribe();
+    let mut svids = svid.subscribe();
+    svids.mark_unchanged();
+    bundles.mark_unchanged();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let tasks = tokio::spawn(crate::ca::run(Arc::clone(&authorities), Arc::clone(&svid), cancel.clone()));
+    world.pass(501);
+    bundles.changed().await.unwrap();
+    svids.changed().await.unwrap();
+    // The paused clock moves on only when nothing else can, so the rotation has run by its second tick.
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert_ne!(active_id(authorities.ca()), old);
+    cancel.cancel();
+    tasks.await.unwrap();
+}
