@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
@@ -23,6 +25,9 @@ use spire_compat::errno::errno_text;
 
 /// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Room for the first octets of a server: its SETTINGS.
+const FIRST_READ: usize = 256;
 
 /// Addresses of a name that are tried in one attempt.
 const ADDRESSES_MAX: usize = 16;
@@ -56,6 +61,8 @@ pub enum DialError {
     Handshake(io::Error),
     /// The server does not speak HTTP/2.
     NoAlpn,
+    /// The server ended the connection after the handshake: with TLS 1.3 that is how it refuses our certificate.
+    Preface(io::Error),
     /// The URI has no host.
     BadTarget(String),
 }
@@ -78,6 +85,7 @@ impl DialError {
             Self::Handshake(error) => {
                 format!("transport: authentication handshake failed: {}", handshake_text(error))
             }
+            Self::Preface(error) => format!("error reading server preface: {}", handshake_text(error)),
             Self::NoAlpn => "transport: authentication handshake failed: credentials: cannot check peer: \
                  missing selected ALPN property"
                 .to_owned(),
@@ -98,7 +106,10 @@ impl fmt::Display for DialError {
 impl Error for DialError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Dial { source, .. } | Self::Lookup { source, .. } | Self::Handshake(source) => Some(source),
+            Self::Dial { source, .. }
+            | Self::Lookup { source, .. }
+            | Self::Handshake(source)
+            | Self::Preface(source) => Some(source),
             Self::Timeout { .. } | Self::NoAlpn | Self::BadTarget(_) => None,
         }
     }
@@ -208,8 +219,70 @@ impl TlsConnector {
     }
 }
 
+/// A connection of which the first octets were read already.
+#[derive(Debug)]
+pub struct GrpcStream {
+    stream: TlsStream<TcpStream>,
+    first: Bytes,
+}
+
+impl GrpcStream {
+    /// Waits for the server's first octets, as grpc-go does before it calls a connection ready: a server speaks
+    /// first in HTTP/2 as well (RFC 9113 section 3.4), and only then is it known that it took our certificate.
+    async fn open(mut stream: TlsStream<TcpStream>) -> Result<Self, DialError> {
+        let mut first = BytesMut::with_capacity(FIRST_READ);
+        match stream.read_buf(&mut first).await {
+            Ok(0) => Err(DialError::Preface(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(Self { stream, first: first.freeze() }),
+            Err(error) => Err(DialError::Preface(error)),
+        }
+    }
+}
+
+impl AsyncRead for GrpcStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.first.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        let size = this.first.len().min(buf.remaining());
+        buf.put_slice(&this.first.split_to(size));
+        if this.first.is_empty() {
+            // Gives the buffer back: connections live for long.
+            this.first = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for GrpcStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
 impl Service<Uri> for TlsConnector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<GrpcStream>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 
@@ -224,7 +297,10 @@ impl Service<Uri> for TlsConnector {
                 return Err(DialError::BadTarget(uri.to_string()));
             };
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            connector.dial(host, port).await.map(TokioIo::new)
+            let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+            let open = async { GrpcStream::open(connector.dial(host, port).await?).await };
+            let opened = tokio::time::timeout(DIAL_TIMEOUT, open).await;
+            opened.unwrap_or(Err(DialError::Timeout { address })).map(TokioIo::new)
         })
     }
 }

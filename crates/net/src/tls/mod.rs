@@ -30,7 +30,7 @@ use spire_core::spiffe::{SpiffeId, TrustDomain};
 
 pub use self::accept::{ClientAuth, ServerTls, TlsConnection, TlsIncoming, TlsInfo};
 pub use self::client::TlsClient;
-pub use self::connect::{DialError, TlsConnector, UnixConnector, dial_error};
+pub use self::connect::{DialError, GrpcStream, TlsConnector, UnixConnector, dial_error};
 pub use self::identity::{Identity, IdentityError};
 pub use self::peer::{PeerError, VerifiedPeer};
 
