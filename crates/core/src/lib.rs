@@ -6,6 +6,7 @@
 //! call with any input at any time.
 
 pub mod authority;
+pub mod containers;
 pub mod entries;
 pub mod model;
 pub mod pki;
