@@ -51,6 +51,11 @@ impl FlagSet {
         self.flag(name, Kind::Bool(default), usage)
     }
 
+    /// Adds a boolean flag that is true when given, whatever its value.
+    pub fn switch(self, name: &'static str, usage: &'static str) -> Self {
+        self.flag(name, Kind::Switch, usage)
+    }
+
     /// Adds an integer flag (64 bits, any base that Go reads).
     pub fn int(self, name: &'static str, default: i64, usage: &'static str) -> Self {
         self.flag(name, Kind::Int(default), usage)

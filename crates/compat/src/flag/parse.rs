@@ -74,7 +74,7 @@ impl FlagSet {
         };
         let value = match (&flag.kind, inline) {
             (_, Some(value)) => value,
-            (Kind::Bool(_), None) => "true",
+            (Kind::Bool(_) | Kind::Switch, None) => "true",
             (_, None) => {
                 left.next().ok_or_else(|| FlagError::Refused(format!("flag needs an argument: -{name}")))?
             }

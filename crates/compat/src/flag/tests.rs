@@ -50,6 +50,16 @@ fn booleans() {
 }
 
 #[test]
+fn switches_take_any_value() {
+    let set = FlagSet::new("x").switch("on", "Turn it on");
+    for argument in ["-on", "-on=false", "-on=perhaps"] {
+        assert!(set.parse(&[argument]).unwrap().bool("on"), "{argument}");
+    }
+    assert!(!set.parse::<&str>(&[]).unwrap().bool("on"));
+    assert_eq!(set.usage(), "Usage of x:\n  -on\n    \tTurn it on\n");
+}
+
+#[test]
 fn what_follows_the_flags() {
     assert_eq!(set().parse(&["-ttl", "1", "--", "-admin"]).unwrap().rest(), ["-admin"]);
     assert_eq!(set().parse(&["-", "-admin"]).unwrap().rest(), ["-", "-admin"]);

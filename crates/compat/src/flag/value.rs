@@ -8,6 +8,8 @@ use crate::quote;
 pub enum Kind {
     /// `-b`, `-b=true`, `-b=0`.
     Bool(bool),
+    /// `-b`, or `-b=anything`: given is true (flag.BoolFunc with a function that looks at no value).
+    Switch,
     /// A whole number.
     Int(i64),
     /// Any text.
@@ -42,6 +44,7 @@ impl Kind {
     pub(super) fn initial(&self) -> Value {
         match self {
             Self::Bool(b) => Value::Bool(*b),
+            Self::Switch => Value::Bool(false),
             Self::Int(n) => Value::Int(*n),
             Self::String(s) => Value::String(s.clone()),
             Self::Duration(d) => Value::Duration(*d),
@@ -53,7 +56,7 @@ impl Kind {
     /// What the usage text calls the argument; empty for none (flag.UnquoteUsage).
     pub(super) fn argument_name(&self) -> &'static str {
         match self {
-            Self::Bool(_) => "",
+            Self::Bool(_) | Self::Switch => "",
             Self::Int(_) => "int",
             Self::String(_) => "string",
             Self::Duration(_) => "duration",
@@ -78,6 +81,7 @@ impl Value {
     /// Takes an argument in. The error is what Go says after `invalid value "x" for flag -f: `.
     pub(super) fn set(&mut self, kind: &Kind, argument: &str) -> Result<(), String> {
         match self {
+            Self::Bool(b) if matches!(kind, Kind::Switch) => *b = true,
             Self::Bool(b) => *b = parse_bool(argument).ok_or("parse error")?,
             Self::Int(n) => *n = parse_int(argument)?,
             Self::String(s) => argument.clone_into(s),
