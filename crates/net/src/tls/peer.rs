@@ -146,7 +146,12 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let peer = self.verify(end_entity, intermediates, now)?;
+        // The reason stays here; the client is told what Go's server tells it, "bad certificate", which no better
+        // fitting error of the library would.
+        let peer = self.verify(end_entity, intermediates, now).map_err(|error| {
+            tracing::debug!(%error, "Client certificate refused");
+            CertificateError::NotValidForName
+        })?;
         VERIFIED
             .try_with(|verified| verified.replace(Some(peer)))
             .map_err(|_| rustls::Error::General("handshake outside of its task".to_owned()))?;
