@@ -94,3 +94,6 @@ fn told_where(fault: Fault, dsn: &Dsn) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;
