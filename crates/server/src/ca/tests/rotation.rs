@@ -334,3 +334,23 @@ async fn the_tasks_rotate_by_themselves_until_cancelled() {
     cancel.cancel();
     tasks.await.unwrap();
 }
+
+#[tokio::test]
+async fn the_newest_bundle_wins_and_a_restored_backup_counts() {
+    let world = World::new();
+    let authorities = world.start().await.unwrap();
+    let changes = authorities.bundle_changes();
+    let newest = world.stored_bundle();
+    let mut older = newest.clone();
+    older.sequence_number -= 1;
+    older.jwt_authorities.clear();
+    changes.publish(older.clone());
+    assert_eq!(*changes.current().unwrap(), newest, "a late writer changes nothing");
+    *world.bundle.lock() = Some(older.clone());
+    let mut receiver = changes.subscribe();
+    assert_eq!(*changes.refresh().await.unwrap().unwrap(), older, "what is stored counts");
+    assert!(receiver.has_changed().unwrap());
+    receiver.mark_unchanged();
+    changes.refresh().await.unwrap();
+    assert!(!receiver.has_changed().unwrap(), "nobody wakes for nothing");
+}
