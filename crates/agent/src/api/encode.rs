@@ -1,0 +1,99 @@
+//! Views as answers of the Workload API, encoded once and shared.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use spire_core::model::Entry;
+use spire_core::pki::bundle_doc::{self, Format};
+use spire_core::spiffe::Bundle;
+use spire_core::svids::{View, X509Svid, first_of_each_hint};
+use spire_wire::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
+
+use super::grpc::Framed;
+
+/// The answers that were made from a view so far; an error is the text that says why there is none.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    x509_svids: OnceLock<Framed>,
+    x509_bundles: OnceLock<Framed>,
+    jwt_bundles: OnceLock<Result<Framed, String>>,
+}
+
+impl Encoded {
+    /// FetchX509SVID's answer.
+    pub(super) fn x509_svids(&self, view: &View) -> &Framed {
+        self.x509_svids.get_or_init(|| Framed::new(&x509_svids(view)))
+    }
+
+    /// FetchX509Bundles' answer.
+    pub(super) fn x509_bundles(&self, view: &View) -> &Framed {
+        self.x509_bundles.get_or_init(|| Framed::new(&x509_bundles(view)))
+    }
+
+    /// FetchJWTBundles' answer.
+    pub(super) fn jwt_bundles(&self, view: &View) -> Result<&Framed, &str> {
+        let encoded = self.jwt_bundles.get_or_init(|| {
+            jwt_bundles(view).map(|answer| Framed::new(&answer)).map_err(|error| error.to_string())
+        });
+        encoded.as_ref().map_err(String::as_str)
+    }
+}
+
+/// The identities to serve: of those with one hint, the oldest (pkg/agent/common/hintsfilter).
+pub(super) fn served_identities(view: &View) -> Vec<(&Arc<Entry>, &Arc<X509Svid>)> {
+    let (kept, dropped) = first_of_each_hint(view.identities().collect(), |(entry, _)| entry);
+    for (id, hint) in dropped {
+        tracing::warn!(subsystem_name = "endpoints", entry_id = %id, hint = &*hint, "Ignoring entry with duplicate hint");
+    }
+    kept
+}
+
+fn x509_svids(view: &View) -> X509svidResponse {
+    let bundle = x509_roots(&view.bundle);
+    let svids = served_identities(view)
+        .into_iter()
+        .map(|(entry, svid)| X509svid {
+            spiffe_id: entry.spiffe_id.as_str().to_owned(),
+            x509_svid: concat(&svid.chain),
+            x509_svid_key: Bytes::copy_from_slice(&svid.private_key),
+            bundle: bundle.clone(),
+            hint: entry.hint.to_string(),
+        })
+        .collect();
+    let federated_bundles =
+        view.federated.iter().map(|b| (b.trust_domain.id_string(), x509_roots(b))).collect();
+    X509svidResponse { svids, crl: Vec::new(), federated_bundles }
+}
+
+fn x509_bundles(view: &View) -> X509BundlesResponse {
+    let bundles = visible(view).map(|b| (b.trust_domain.id_string(), x509_roots(b))).collect();
+    X509BundlesResponse { crl: Vec::new(), bundles }
+}
+
+fn jwt_bundles(view: &View) -> Result<JwtBundlesResponse, bundle_doc::BundleDocError> {
+    let mut bundles = BTreeMap::new();
+    for bundle in visible(view) {
+        let document = bundle_doc::marshal(bundle, Format::JWT_JWKS)?;
+        bundles.insert(bundle.trust_domain.id_string(), document.into());
+    }
+    Ok(JwtBundlesResponse { bundles })
+}
+
+/// One's own bundle, and the others for whoever has an identity.
+pub(super) fn visible(view: &View) -> impl Iterator<Item = &Bundle> {
+    let federated = view.federated.iter().filter(|_| view.has_identity());
+    std::iter::once(&view.bundle).chain(federated).map(|bundle| &**bundle)
+}
+
+fn x509_roots(bundle: &Bundle) -> Bytes {
+    concat(bundle.x509_authorities.iter().map(|a| &a.der))
+}
+
+fn concat<'a>(parts: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
+    let mut all = BytesMut::new();
+    for part in parts {
+        all.extend_from_slice(part);
+    }
+    all.freeze()
+}

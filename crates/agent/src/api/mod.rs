@@ -1,0 +1,99 @@
+//! The Workload API's socket: the SPIFFE Workload API, gRPC health and gRPC reflection.
+
+pub mod encode;
+mod grpc;
+mod health;
+mod reflection;
+mod workload;
+
+use std::sync::Arc;
+
+use spire_net::uds::{UnixEndpoint, UnixIncoming};
+use spire_wire::health::health_server::HealthServer;
+use spire_wire::reflection::{v1, v1alpha};
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::{AgentError, Core, Event, WorkloadAttestation};
+
+pub use health::AgentHealth;
+
+/// The APIs' name in the log, as tools that wait for the agent know it.
+fn api_names(disable_workload_api: bool, disable_sds_api: bool) -> &'static str {
+    match (disable_workload_api, disable_sds_api) {
+        (false, false) => "Workload and SDS APIs",
+        (true, false) => "SDS API",
+        (false, true) => "Workload API",
+        (true, true) => "no APIs",
+    }
+}
+
+/// The socket and who answers on it.
+pub struct WorkloadSocket {
+    core: Arc<Core>,
+    attestation: Arc<WorkloadAttestation>,
+}
+
+impl WorkloadSocket {
+    /// Answers from this agent.
+    pub fn new(core: Arc<Core>, attestation: Arc<WorkloadAttestation>) -> Self {
+        Self { core, attestation }
+    }
+
+    /// Makes the socket of the options, if there is to be one, and says so in the log.
+    ///
+    /// # Errors
+    /// [`AgentError::Bind`] when it cannot be made.
+    pub fn bind(&self) -> Result<Option<UnixIncoming>, AgentError> {
+        let options = self.core.options();
+        let apis = api_names(options.disable_workload_api, options.disable_sds_api);
+        let Some(path) = &options.socket_path else {
+            tracing::info!(
+                apis = "Workload and SDS APIs",
+                "Skipping agent APIs because public endpoint is disabled"
+            );
+            return Ok(None);
+        };
+        let incoming = UnixEndpoint::workload(path).bind()?;
+        tracing::info!(
+            subsystem_name = "endpoints", address = %path.display(), network = "unix", apis, "Starting agent APIs"
+        );
+        self.core.emit(|| Event::Listening { socket_path: path.clone() });
+        Ok(Some(incoming))
+    }
+
+    /// Serves until told to stop; then open streams end and the socket is gone.
+    ///
+    /// # Errors
+    /// [`AgentError::Serve`] when the server stops by itself.
+    pub async fn serve(self, incoming: UnixIncoming, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let options = self.core.options();
+        let apis = api_names(options.disable_workload_api, options.disable_sds_api);
+        let health = health::Health::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
+        let descriptors = reflection::Descriptors::new();
+        let mut services = vec![
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        let mut router = spire_net::grpc::unix_server().add_service(HealthServer::new(health));
+        if !options.disable_workload_api {
+            services.push("SpiffeWorkloadAPI");
+            router = router.add_service(workload::WorkloadApi::new(Arc::clone(&self.core), self.attestation));
+        }
+        let reflection = Arc::new(reflection::Reflection::new(descriptors, services));
+        let router = router
+            .add_service(v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(
+                &reflection,
+            )))
+            .add_service(v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection));
+        let core = self.core;
+        let stop = async move {
+            shutdown.cancelled().await;
+            tracing::info!(subsystem_name = "endpoints", apis, "Stopping agent APIs");
+            // Streams are open as long as their workloads live; they end here, so that the server can.
+            core.identities().close();
+        };
+        let served = spire_net::grpc::serve(router, incoming, stop).await;
+        served.map(drop).map_err(|error| AgentError::Serve(error.to_string()))
+    }
+}

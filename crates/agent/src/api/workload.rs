@@ -1,0 +1,252 @@
+//! The SPIFFE Workload API (the reference's `pkg/agent/endpoints/workload`).
+
+mod calls;
+mod jwt;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use spire_core::spiffe::Selectors;
+use spire_net::ratelimit::PerKeyLimiter;
+use spire_net::uds::PeerInfo;
+use spire_ports::observe::{Label, names};
+use spire_wire::workload::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use self::calls::{Measured, Rpc};
+use super::grpc;
+use crate::runtime::{Core, RateLimits, Served, Subscription, WorkloadAttestation, selector_text};
+
+/// The service, one for all connections.
+#[derive(Clone)]
+pub(super) struct WorkloadApi(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    attestation: Arc<WorkloadAttestation>,
+    limits: Limits,
+    open_calls: Arc<std::sync::atomic::AtomicU32>,
+}
+
+/// A limiter for each RPC that has a limit.
+struct Limits {
+    x509_svid: Option<PerKeyLimiter<Selectors>>,
+    x509_bundles: Option<PerKeyLimiter<Selectors>>,
+    jwt_svid: Option<PerKeyLimiter<Selectors>>,
+    jwt_bundles: Option<PerKeyLimiter<Selectors>>,
+}
+
+impl Limits {
+    fn new(limits: RateLimits) -> Self {
+        let limiter = |rpc: Rpc, limit: u32| {
+            (limit > 0).then(|| {
+                tracing::info!(
+                    subsystem_name = "endpoints",
+                    method = rpc.full_method(),
+                    limit,
+                    "Workload API/SDS rate limiting enabled"
+                );
+                PerKeyLimiter::per_second(limit)
+            })
+        };
+        Self {
+            x509_svid: limiter(Rpc::FetchX509Svid, limits.fetch_x509_svid),
+            jwt_svid: limiter(Rpc::FetchJwtSvid, limits.fetch_jwt_svid),
+            x509_bundles: limiter(Rpc::FetchX509Bundles, limits.fetch_x509_bundles),
+            jwt_bundles: limiter(Rpc::FetchJwtBundles, limits.fetch_jwt_bundles),
+        }
+    }
+
+    fn of(&self, rpc: Rpc) -> Option<&PerKeyLimiter<Selectors>> {
+        match rpc {
+            Rpc::FetchX509Svid => self.x509_svid.as_ref(),
+            Rpc::FetchX509Bundles => self.x509_bundles.as_ref(),
+            Rpc::FetchJwtSvid => self.jwt_svid.as_ref(),
+            Rpc::FetchJwtBundles => self.jwt_bundles.as_ref(),
+            Rpc::ValidateJwtSvid | Rpc::FetchWitSvid | Rpc::FetchWitBundles => None,
+        }
+    }
+}
+
+/// A call in progress: who calls what.
+#[derive(Clone, Copy)]
+struct Caller {
+    rpc: Rpc,
+    pid: u32,
+    /// The agent asks itself, for its health: that is not logged and not limited.
+    is_agent: bool,
+}
+
+impl WorkloadApi {
+    pub(super) fn new(core: Arc<Core>, attestation: Arc<WorkloadAttestation>) -> Self {
+        let limits = Limits::new(core.options().rate_limits);
+        Self(Arc::new(Shared { core, attestation, limits, open_calls: Arc::default() }))
+    }
+}
+
+impl NamedService for WorkloadApi {
+    const NAME: &'static str = "SpiffeWorkloadAPI";
+}
+
+impl Service<Request<Body>> for WorkloadApi {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { Ok(shared.answer(request).await) })
+    }
+}
+
+impl Shared {
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        if !grpc::is_grpc(&request) {
+            return Status::unknown("malformed method or content type").into_http();
+        }
+        let path = request.uri().path();
+        let Some(rpc) = Rpc::from_path(path) else {
+            let method = path.rsplit('/').next().unwrap_or_default();
+            return Status::unimplemented(format!("unknown method {method} for service SpiffeWorkloadAPI"))
+                .into_http();
+        };
+        let Some(peer) = request.extensions().get::<PeerInfo>().cloned() else {
+            return Status::internal("peer tracker watcher missing from context").into_http();
+        };
+        let caller = Caller { rpc, pid: peer.pid(), is_agent: self.attestation.is_agent(peer.pid()) };
+        let measured = Measured::start(&self, caller);
+        if !has_security_header(&request) {
+            let status = Status::invalid_argument("security header missing from request");
+            return measured.fail(status).into_http();
+        }
+        let body = request.into_body();
+        let answer = match rpc {
+            Rpc::FetchX509Svid | Rpc::FetchX509Bundles | Rpc::FetchJwtBundles => {
+                return match self.open(caller, &peer, body).await {
+                    Ok((subscription, first)) => {
+                        grpc::streaming(calls::follow(self, caller, subscription, first, measured))
+                    }
+                    Err(status) => measured.fail(status).into_http(),
+                };
+            }
+            Rpc::FetchJwtSvid => self.fetch_jwt_svid(caller, &peer, body).await,
+            Rpc::ValidateJwtSvid => self.validate_jwt_svid(caller, &peer, body).await,
+            Rpc::FetchWitSvid => Err(Status::unimplemented("fetching WIT-SVIDs is not implemented")),
+            Rpc::FetchWitBundles => Err(Status::unimplemented("fetching WIT bundles is not implemented")),
+        };
+        match answer {
+            Ok(message) => grpc::unary(Ok(message)),
+            Err(status) => measured.fail(status).into_http(),
+        }
+    }
+
+    /// What every stream begins with: attest, limit, and wait for what there is to serve.
+    async fn open(
+        &self,
+        caller: Caller,
+        peer: &PeerInfo,
+        body: Body,
+    ) -> Result<(Subscription, Arc<Served>), Status> {
+        match caller.rpc {
+            Rpc::FetchX509Svid => drop(grpc::read::<X509svidRequest>(body).await?),
+            Rpc::FetchX509Bundles => drop(grpc::read::<X509BundlesRequest>(body).await?),
+            _ => drop(grpc::read::<JwtBundlesRequest>(body).await?),
+        }
+        let selectors = self.attest(caller, peer).await?;
+        let mut subscription = self.core.identities().subscribe(&selectors);
+        let first = subscription.first().await.ok_or_else(stopping)?;
+        self.check_identity(caller, &selectors, &first)?;
+        Ok((subscription, first))
+    }
+
+    /// The selectors of the caller, who may call now.
+    async fn attest(&self, caller: Caller, peer: &PeerInfo) -> Result<Selectors, Status> {
+        let selectors = self.attestation.attest(peer).await.map_err(|error| {
+            caller.error(Some(&error), "Workload attestation failed");
+            Status::unavailable("workload attestation failed")
+        })?;
+        self.limit(caller, &selectors)?;
+        Ok(selectors)
+    }
+
+    fn limit(&self, caller: Caller, selectors: &Selectors) -> Result<(), Status> {
+        let Some(limiter) = self.limits.of(caller.rpc).filter(|_| !caller.is_agent) else { return Ok(()) };
+        let now = Instant::now();
+        if limiter.bucket(selectors.clone(), now).allow(1, now) {
+            return Ok(());
+        }
+        let method = caller.rpc.full_method();
+        self.core.metrics().incr_counter(
+            names::agent::WORKLOAD_API_RATE_LIMIT_EXCEEDED,
+            1.0,
+            &[Label::new(names::label::METHOD, method)],
+        );
+        Err(Status::unavailable(format!("rate limit exceeded for {method}")))
+    }
+
+    /// Refuses a caller without an identity, unless bundles are for everybody.
+    fn check_identity(&self, caller: Caller, selectors: &Selectors, served: &Served) -> Result<(), Status> {
+        let for_everybody =
+            self.core.options().allow_unauthenticated_verifiers && caller.rpc != Rpc::FetchX509Svid;
+        if for_everybody || served.view.has_identity() {
+            return Ok(());
+        }
+        if !caller.is_agent || caller.rpc == Rpc::FetchJwtBundles {
+            self.log_no_identity(caller, selectors);
+        }
+        Err(Status::permission_denied("no identity issued"))
+    }
+
+    fn log_no_identity(&self, caller: Caller, selectors: &Selectors) {
+        let shown = selector_text(selectors, &self.core.options().log_selectors);
+        tracing::error!(
+            subsystem_name = "endpoints",
+            service = "WorkloadAPI",
+            method = caller.rpc.name(),
+            pid = caller.pid,
+            registered = false,
+            selectors = (!shown.is_empty()).then_some(shown),
+            "No identity issued"
+        );
+    }
+}
+
+impl Caller {
+    fn error(&self, error: Option<&dyn std::fmt::Display>, message: &str) {
+        tracing::error!(
+            subsystem_name = "endpoints",
+            service = "WorkloadAPI",
+            method = self.rpc.name(),
+            pid = self.pid,
+            error = error.map(tracing::field::display),
+            "{message}"
+        );
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("transport is closing")
+}
+
+/// Every call must carry this header, once (SPIFFE Workload API, section 4.2).
+fn has_security_header(request: &Request<Body>) -> bool {
+    let mut values = request.headers().get_all("workload.spiffe.io").iter();
+    values.next().is_some_and(|value| value == "true") && values.next().is_none()
+}
+
+/// Requests of the unary calls.
+type ValidateRequest = ValidateJwtsvidRequest;
+type FetchRequest = JwtsvidRequest;

@@ -1,0 +1,222 @@
+//! Calls of the Workload API: their names, their metrics, and streams that follow a view.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use futures_util::{Stream, stream};
+use spire_core::time::Timestamp;
+use spire_ports::observe::{Label, Metrics, names};
+use tonic::Status;
+
+use super::super::encode::served_identities;
+use super::super::grpc::Framed;
+use super::{Caller, Shared, stopping};
+use crate::runtime::{Event, Served, Subscription, code_name};
+
+/// The methods of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rpc {
+    FetchX509Svid,
+    FetchX509Bundles,
+    FetchJwtSvid,
+    FetchJwtBundles,
+    ValidateJwtSvid,
+    FetchWitSvid,
+    FetchWitBundles,
+}
+
+impl Rpc {
+    const ALL: [Self; 7] = [
+        Self::FetchX509Svid,
+        Self::FetchX509Bundles,
+        Self::FetchJwtSvid,
+        Self::FetchJwtBundles,
+        Self::ValidateJwtSvid,
+        Self::FetchWitSvid,
+        Self::FetchWitBundles,
+    ];
+
+    pub(super) fn from_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rpc| rpc.full_method() == path)
+    }
+
+    pub(super) fn full_method(self) -> &'static str {
+        match self {
+            Self::FetchX509Svid => "/SpiffeWorkloadAPI/FetchX509SVID",
+            Self::FetchX509Bundles => "/SpiffeWorkloadAPI/FetchX509Bundles",
+            Self::FetchJwtSvid => "/SpiffeWorkloadAPI/FetchJWTSVID",
+            Self::FetchJwtBundles => "/SpiffeWorkloadAPI/FetchJWTBundles",
+            Self::ValidateJwtSvid => "/SpiffeWorkloadAPI/ValidateJWTSVID",
+            Self::FetchWitSvid => "/SpiffeWorkloadAPI/FetchWITSVID",
+            Self::FetchWitBundles => "/SpiffeWorkloadAPI/FetchWITBundles",
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.full_method().rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// Counts a call for as long as it is open and reports how it ended; one that the client ends counts as OK, as
+/// in the reference.
+pub(super) struct Measured {
+    metrics: Arc<dyn Metrics>,
+    open_calls: Arc<AtomicU32>,
+    caller: Caller,
+    start: Instant,
+    status: &'static str,
+}
+
+impl Measured {
+    pub(super) fn start(shared: &Shared, caller: Caller) -> Self {
+        let metrics = Arc::clone(shared.core.metrics());
+        let open = shared.open_calls.fetch_add(1, Ordering::Relaxed) + 1;
+        metrics.incr_counter(names::agent::WORKLOAD_API_CONNECTION, 1.0, &[]);
+        metrics.set_gauge(names::agent::WORKLOAD_API_CONNECTIONS, f64::from(open), &[]);
+        let open_calls = Arc::clone(&shared.open_calls);
+        Self { metrics, open_calls, caller, start: Instant::now(), status: "OK" }
+    }
+
+    /// The call fails with this status.
+    pub(super) fn fail(mut self, status: Status) -> Status {
+        self.status = code_name(status.code());
+        status
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let open = self.open_calls.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.metrics.set_gauge(names::agent::WORKLOAD_API_CONNECTIONS, f64::from(open), &[]);
+        if self.caller.is_agent {
+            return;
+        }
+        if let Some(key) = names::rpc(self.caller.rpc.full_method()) {
+            let labels = [Label::new(names::label::STATUS, self.status)];
+            let mut elapsed = key.to_vec();
+            elapsed.push(names::ELAPSED_TIME);
+            self.metrics.incr_counter(key, 1.0, &labels);
+            self.metrics.measure_since(&elapsed, self.start, &labels);
+        }
+    }
+}
+
+/// Where a stream is.
+enum Step {
+    /// This view is to be sent.
+    Send(Arc<Served>),
+    /// Waiting for the next one.
+    Wait,
+    /// The status was sent.
+    Done,
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    caller: Caller,
+    subscription: Subscription,
+    step: Step,
+    last: Option<Framed>,
+    measured: Option<Measured>,
+}
+
+/// Sends what the view gives, now and whenever that is something else than before.
+pub(super) fn follow(
+    shared: Arc<Shared>,
+    caller: Caller,
+    subscription: Subscription,
+    first: Arc<Served>,
+    measured: Measured,
+) -> impl Stream<Item = Result<Framed, Status>> + Send + 'static {
+    let follower = Follower {
+        shared,
+        caller,
+        subscription,
+        step: Step::Send(first),
+        last: None,
+        measured: Some(measured),
+    };
+    stream::unfold(follower, |mut follower| async move {
+        let item = follower.next().await?;
+        Some((item, follower))
+    })
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Result<Framed, Status>> {
+        loop {
+            let served = match std::mem::replace(&mut self.step, Step::Wait) {
+                Step::Send(served) => served,
+                Step::Wait => match self.subscription.changed().await {
+                    Some(served) => served,
+                    None => return Some(Err(self.end(stopping()))),
+                },
+                Step::Done => return None,
+            };
+            match self.answer(&served) {
+                Ok(Some(message)) => return Some(Ok(message)),
+                Ok(None) => {}
+                Err(status) => return Some(Err(self.end(status))),
+            }
+        }
+    }
+
+    /// The message to send; none when it is the one that was sent last.
+    fn answer(&mut self, served: &Served) -> Result<Option<Framed>, Status> {
+        self.shared.check_identity(self.caller, self.subscription.selectors(), served)?;
+        let message = match self.caller.rpc {
+            Rpc::FetchX509Svid => served.encoded.x509_svids(&served.view).clone(),
+            Rpc::FetchX509Bundles => served.encoded.x509_bundles(&served.view).clone(),
+            _ => {
+                let encoded = served.encoded.jwt_bundles(&served.view).map_err(|error| {
+                    self.caller.error(Some(&error), "Could not serialize JWT bundle response");
+                    Status::unavailable(format!("could not serialize response: {error}"))
+                })?;
+                encoded.clone()
+            }
+        };
+        if self.last.as_ref() == Some(&message) {
+            return Ok(None);
+        }
+        if self.caller.rpc == Rpc::FetchX509Svid && !self.caller.is_agent {
+            self.report(served);
+        }
+        self.last = Some(message.clone());
+        Ok(Some(message))
+    }
+
+    fn end(&mut self, status: Status) -> Status {
+        self.step = Step::Done;
+        match self.measured.take() {
+            Some(measured) => measured.fail(status),
+            None => status,
+        }
+    }
+
+    fn report(&self, served: &Served) {
+        let core = &self.shared.core;
+        core.emit(|| Event::WorkloadAttested {
+            pid: self.caller.pid,
+            identities: served.view.identities().map(|(entry, _)| entry.spiffe_id.clone()).collect(),
+        });
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let now = core.clock().now();
+        let identities = served_identities(&served.view);
+        for (entry, svid) in &identities {
+            tracing::debug!(
+                subsystem_name = "endpoints", service = "WorkloadAPI", method = self.caller.rpc.name(),
+                pid = self.caller.pid, registered = true, count = identities.len(), spiffe_id = %entry.spiffe_id,
+                ttl = seconds_left(svid.not_after, now), "Fetched X.509 SVID"
+            );
+        }
+    }
+}
+
+/// Seconds until then; negative when it has passed.
+#[expect(clippy::cast_precision_loss, reason = "seconds of a lifetime are exact in f64")]
+pub(super) fn seconds_left(at: Timestamp, now: Timestamp) -> f64 {
+    at.unix().saturating_sub(now.unix()) as f64
+}

@@ -1,0 +1,131 @@
+//! Workload attestation: what is known of the process at the other end of a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use spire_core::spiffe::{Selector, Selectors};
+use spire_net::uds::{PeerError, PeerInfo};
+use spire_ports::observe::{Call, Metrics, names};
+use spire_ports::plugins::{self, WorkloadAttestor};
+
+use super::identities::selector_list;
+
+/// The longest that all attestors together may take. A container that is just starting is looked for for up to
+/// half a minute by the reference's attestors; a client that waits less gives up by itself.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a workload was not attested.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// Every attestor failed.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Failed(Vec<AttestorFailed>),
+    /// The attestors took too long.
+    #[error("context deadline exceeded")]
+    Timeout,
+    /// The process that connected is gone, or is another by now.
+    #[error("could not verify existence of the original caller: {0}")]
+    Gone(#[from] PeerError),
+}
+
+/// One attestor failed.
+#[derive(Debug, thiserror::Error)]
+#[error("workload attestor {name:?} failed: {cause}")]
+pub struct AttestorFailed {
+    name: String,
+    cause: plugins::Error,
+}
+
+/// Asks all workload attestors.
+pub struct WorkloadAttestation {
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    metrics: Arc<dyn Metrics>,
+    own_pid: u32,
+}
+
+impl WorkloadAttestation {
+    /// With these attestors, of which there is at least one in a running agent.
+    pub fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>, metrics: Arc<dyn Metrics>) -> Self {
+        Self { attestors, metrics, own_pid: std::process::id() }
+    }
+
+    /// Whether the process is this agent itself.
+    pub fn is_agent(&self, pid: u32) -> bool {
+        pid == self.own_pid
+    }
+
+    /// The selectors of a connection's process, which must still be the one that connected.
+    ///
+    /// # Errors
+    /// [`WorkloadError`] when every attestor failed, time ran out, or the process is gone.
+    pub async fn attest(&self, peer: &PeerInfo) -> Result<Selectors, WorkloadError> {
+        let call = Call::start(&*self.metrics, names::agent::WORKLOAD_API_WORKLOAD_ATTESTATION);
+        let result = self.selectors(peer.pid()).await;
+        call.done_with(&result);
+        let selectors = result?;
+        // Attestors read by process ID; only now is it certain whose data that was.
+        peer.check_alive()?;
+        if !self.is_agent(peer.pid()) && tracing::enabled!(tracing::Level::DEBUG) {
+            tracing::debug!(
+                subsystem_name = "workload_attestor",
+                pid = peer.pid(),
+                selectors = selector_list(&selectors),
+                "PID attested to have selectors"
+            );
+        }
+        Ok(selectors)
+    }
+
+    /// The selectors of a process, whoever that is. An attestor that fails is left out as long as another does
+    /// not.
+    ///
+    /// # Errors
+    /// [`WorkloadError`] when every attestor failed or time ran out.
+    pub async fn selectors(&self, pid: u32) -> Result<Selectors, WorkloadError> {
+        let mut found: Vec<Selector> = Vec::new();
+        let mut failures = Vec::new();
+        let mut pending: FuturesUnordered<_> = self.attestors.iter().map(|a| self.ask(&**a, pid)).collect();
+        let all = async {
+            while let Some(answer) = pending.next().await {
+                match answer {
+                    Ok(selectors) => found.extend(selectors),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+        };
+        if tokio::time::timeout(TIMEOUT, all).await.is_err() {
+            tracing::error!(subsystem_name = "workload_attestor", "Timed out collecting selectors");
+            return Err(WorkloadError::Timeout);
+        }
+        drop(pending);
+        if !failures.is_empty() {
+            if failures.len() == self.attestors.len() {
+                return Err(WorkloadError::Failed(failures));
+            }
+            let error = WorkloadError::Failed(failures);
+            tracing::error!(subsystem_name = "workload_attestor", error = %error, "Failed to collect all selectors");
+        }
+        let count = f32::from(u16::try_from(found.len()).unwrap_or(u16::MAX));
+        self.metrics.add_sample(names::agent::WORKLOAD_API_DISCOVERED_SELECTORS, count, &[]);
+        Ok(found.into_iter().collect())
+    }
+
+    async fn ask(&self, attestor: &dyn WorkloadAttestor, pid: u32) -> Result<Vec<Selector>, AttestorFailed> {
+        let mut call = Call::start(&*self.metrics, names::agent::WORKLOAD_API_WORKLOAD_ATTESTOR);
+        call.label(names::label::ATTESTOR, attestor.name());
+        let answer = attestor.attest(i32::try_from(pid).unwrap_or(0)).await;
+        call.done_with(&answer);
+        answer.map_err(|cause| {
+            let name = attestor.name().to_owned();
+            tracing::error!(
+                subsystem_name = "workload_attestor", pid, error = %cause, "workload attestor {name:?} failed"
+            );
+            AttestorFailed { name, cause }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
