@@ -15,6 +15,7 @@ mod bundle;
 mod compose;
 mod config;
 mod error;
+mod load;
 mod operations;
 mod prepare;
 mod server_svid;
