@@ -130,7 +130,7 @@ pub struct ConfigError {
     /// The reference's text.
     pub message: String,
     /// Where the cause stands.
-    pub location: Option<Location>,
+    pub location: Option<Box<Location>>,
     /// What to do about it, where that is more than the message says.
     pub hint: Option<String>,
     /// What is to be logged before.
@@ -199,7 +199,7 @@ impl ConfigFile {
         let document = hcl::parse_config(text).map_err(|error| {
             let pos = error.pos;
             let mut error = undecodable(path, &error);
-            error.location = Some(Location { file: path.to_owned(), pos, key: String::new() });
+            error.location = Some(Box::new(Location { file: path.to_owned(), pos, key: String::new() }));
             error
         })?;
         Ok(Self { path: path.to_owned(), document })
@@ -209,14 +209,14 @@ impl ConfigFile {
     pub fn undecodable(&self, cause: hcl::DecodeError) -> ConfigError {
         let mut error = undecodable(&self.path, &cause);
         let key = cause.path.strip_prefix("root.").unwrap_or(&cause.path).to_owned();
-        error.location = cause.pos.map(|pos| Location { file: self.path.clone(), pos, key });
+        error.location = cause.pos.map(|pos| Box::new(Location { file: self.path.clone(), pos, key }));
         error
     }
 
     /// An error at a dotted key.
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {
         let mut error = ConfigError::new(message);
-        error.location = self.location(key);
+        error.location = self.location(key).map(Box::new);
         error
     }
 

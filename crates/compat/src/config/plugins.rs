@@ -97,7 +97,7 @@ pub fn plugin_configs(
         if !known || seen.contains(&ident) {
             let (kind, name) = (quote(&ident.0), quote(&ident.1));
             let mut error = ConfigError::new(format!("plugin {kind}/{name} declared more than once"));
-            error.location = file.location(&format!("plugins.{}.{}", ident.0, ident.1));
+            error.location = file.location(&format!("plugins.{}.{}", ident.0, ident.1)).map(Box::new);
             return Err(error);
         }
         let plugin = plugin_config(&ident.0, &ident.1, &mut body).map_err(|error| match error {

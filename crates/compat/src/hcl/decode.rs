@@ -142,8 +142,8 @@ impl<'a> Body<'a> {
 
     /// Where a key stands; of several, the last. Does not take it.
     pub fn locate(&self, key: &str) -> Option<Pos> {
-        let keys = self.parts.iter().flatten().filter_map(|entry| entry.keys.first());
-        keys.filter(|token| fold_eq(token.value(), key)).next_back().map(|token| token.pos)
+        let mut keys = self.parts.iter().flatten().filter_map(|entry| entry.keys.first());
+        keys.rfind(|token| fold_eq(token.value(), key)).map(|token| token.pos)
     }
 
     fn child(&self, key: &str) -> String {
