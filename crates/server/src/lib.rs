@@ -1,5 +1,21 @@
-//! TODO
+//! SPIRE server: the application behind its binaries.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | configuration: as written, then resolved |
+//! | [`ca`] | authorities, signing, the server's own SVID |
+//! | [`entries`] | the live view of entries and agents, and the writes that change it |
+//! | [`attest`] | node attestation |
+//! | [`runtime`] | a whole server, from a configuration to listeners |
+//! | [`api`] | the services, a module each; callers proven by types |
+//!
+//! It sees ports only: which store and plugins stand behind them is decided in the binaries.
 
+pub mod api;
+pub mod attest;
 pub mod ca;
 pub mod clock;
 pub mod config;
+pub mod entries;
+pub(crate) mod push;
+pub mod runtime;

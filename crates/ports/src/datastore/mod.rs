@@ -84,18 +84,21 @@ pub trait Bundles {
     /// Adds authorities that are not there yet; makes the bundle if there is none. The sequence number
     /// grows by one only if the content changed.
     async fn bundle_append(&self, bundle: &Bundle) -> Result<Bundle>;
-    /// Removes it. [`Error::NotFound`] if there is none.
+    /// Removes it. Entries that federate with it follow the mode, and each of them gets an event.
+    /// [`Error::NotFound`] if there is none.
     async fn bundle_delete(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<()>;
-    /// Drops authorities that expired before the time; keeps the last X.509 authority
-    /// ([`Error::Invalid`] if all have expired). Returns whether the content changed.
+    /// Drops authorities that expired by the time. Refuses ([`Error::Invalid`]) where a kind that has
+    /// authorities, or X.509, would be left without any. Returns whether the content changed.
     async fn bundle_prune(&self, trust_domain: &TrustDomain, expired_before: Timestamp) -> Result<bool>;
-    /// Marks the X.509 authority with that subject key ID (hex) as tainted.
+    /// Marks the X.509 authority with that subject key ID (hex) as tainted. [`Error::Missing`] if the
+    /// bundle has none such, [`Error::Invalid`] if it is tainted already.
     async fn x509_authority_taint(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
-    /// Removes a tainted X.509 authority.
+    /// Removes a tainted X.509 authority. [`Error::Missing`] if the bundle has none such,
+    /// [`Error::Invalid`] if it is not tainted.
     async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
-    /// Marks a JWT authority as tainted and returns it.
+    /// Marks a JWT authority as tainted and returns it. Errors as for X.509.
     async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
-    /// Removes a tainted JWT authority and returns it.
+    /// Removes a tainted JWT authority and returns it. Errors as for X.509.
     async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
 }
 
@@ -142,7 +145,7 @@ pub trait Entries {
     /// How many match.
     async fn entry_count(&self, filter: &EntryFilter) -> Result<u32>;
     /// Updates the masked fields of each in one transaction; the revision grows by one.
-    /// [`Error::NotFound`] for an unknown id.
+    /// Attributes that are all off come back as `None`. [`Error::NotFound`] for an unknown id.
     async fn entries_update(&self, updates: Vec<(Entry, EntryMask)>) -> Result<Vec<Result<Written<Entry>>>>;
     /// Deletes each in one transaction. [`Error::NotFound`] for an unknown id.
     async fn entries_delete(&self, ids: &[EntryId]) -> Result<Vec<Result<Written<Entry>>>>;
@@ -166,7 +169,10 @@ pub trait Nodes {
     async fn node_count(&self, filter: &NodeFilter) -> Result<u32>;
     /// Sets fields of a node. [`Error::NotFound`] if there is none.
     async fn node_update(&self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>>;
-    /// Removes a node and its selectors. [`Error::NotFound`] if there is none.
+    /// Removes a node and its selectors. For a node of the attestor `join_token`, the entry that stood for
+    /// the token's agent ID goes too (its one selector is `spiffe_id` with the parent's ID), with an entry
+    /// event: whoever keeps entries hears of it by [`Events::entry_events`]. [`Error::NotFound`] if there is
+    /// none.
     async fn node_delete(&self, id: &SpiffeId) -> Result<Written<Node>>;
     /// Removes nodes whose SVID expired before the time, at most `limit` a call; banned ones stay, and
     /// those that cannot re-attest unless asked for. Returns the removed ids.
@@ -251,7 +257,7 @@ pub trait Events {
     async fn entry_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<EntryId>>>;
     /// Node events after an id, oldest first, at most `limit`.
     async fn node_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<SpiffeId>>>;
-    /// The newest entry and node event; 0 where there is none.
+    /// The greatest ids given out to entry and node events so far, pruned ones included; 0 where none was.
     async fn latest_events(&self) -> Result<(EventId, EventId)>;
     /// One entry event that was skipped before, if it is visible by now.
     async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>>;

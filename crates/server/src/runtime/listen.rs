@@ -1,0 +1,150 @@
+//! The server's listeners: TLS for agents and downstream servers, a unix socket for administrators.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use spire_core::pki::Certificate;
+use spire_net::grpc::{self, Stopped};
+use spire_net::tls::{
+    Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsIncoming, TlsPolicy, TlsSetupError,
+};
+use spire_net::uds::{BindError, PeerTracking, UnixEndpoint, UnixIncoming};
+use tokio_util::sync::CancellationToken;
+
+use super::trust::BundleTrust;
+use crate::api::Api;
+use crate::ca::{Authorities, ServerSvid, ServerX509Svid};
+use crate::config::ServerConfig;
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The TCP port. The text is Go's.
+    #[error("listen tcp {address}: bind: {}", spire_net::errno_text(source))]
+    Tcp {
+        /// What it should have listened on.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The unix socket.
+    #[error(transparent)]
+    Unix(#[from] BindError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// The server's own SVID cannot be shown.
+    #[error("unable to use the server SVID: {0}")]
+    Identity(String),
+    /// A listener broke.
+    #[error("server API listener: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Shows this SVID in handshakes from now on.
+pub(super) fn show(identity: &Identity, svid: &ServerX509Svid) -> Result<(), ListenError> {
+    let refused = |error: &dyn std::fmt::Display| ListenError::Identity(error.to_string());
+    let chain: Vec<Certificate> = svid
+        .chain
+        .iter()
+        .map(|der| Certificate::from_der(der.clone()))
+        .collect::<Result<_, _>>()
+        .map_err(|e| refused(&e))?;
+    let key = svid.key.to_pkcs8().map_err(|e| refused(&e))?;
+    identity.replace(&chain, &key).map_err(|e: IdentityError| refused(&e))
+}
+
+/// Serves both listeners until `stop`, following the server's SVID as it is renewed.
+pub(super) async fn serve(
+    config: &ServerConfig,
+    api: Arc<Api>,
+    identity: Arc<Identity>,
+    svid: Arc<ServerSvid>,
+    authorities: Arc<Authorities>,
+    ready: CancellationToken,
+    stop: CancellationToken,
+) -> Result<(), ListenError> {
+    let tcp = bind_tcp(config, &identity, &authorities).await?;
+    let unix = bind_unix(config)?;
+    log_start("tcp", &tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), |a| go_address(a)));
+    log_start("unix", &config.socket_path.display().to_string());
+    ready.cancel();
+
+    // When one listener ends, by order or by itself, the other ends too.
+    let both = stop.child_token();
+    let tcp = end_with(
+        &both,
+        grpc::graceful(both.clone().cancelled_owned(), |signal| {
+            grpc::tcp_server().add_routes(api.tcp_routes()).serve_with_incoming_shutdown(tcp, signal)
+        }),
+    );
+    let unix = end_with(
+        &both,
+        grpc::graceful(both.clone().cancelled_owned(), |signal| {
+            grpc::unix_server().add_routes(api.unix_routes()).serve_with_incoming_shutdown(unix, signal)
+        }),
+    );
+    let follow = follow_svid(svid, identity);
+    let (tcp, unix) = tokio::select! {
+        ended = async { tokio::join!(tcp, unix) } => ended,
+        () = follow => (Ok(Stopped::Gracefully), Ok(Stopped::Gracefully)),
+    };
+    for stopped in [tcp?, unix?] {
+        match stopped {
+            Stopped::Gracefully => tracing::info!("Server APIs have stopped"),
+            Stopped::Forced => tracing::warn!("Graceful stop unsuccessful, forced stop after 10s"),
+        }
+    }
+    Ok(())
+}
+
+async fn end_with<T>(token: &CancellationToken, serving: impl Future<Output = T>) -> T {
+    let ended = serving.await;
+    token.cancel();
+    ended
+}
+
+/// Never ends while the SVID's owner lives, which is as long as the server.
+async fn follow_svid(svid: Arc<ServerSvid>, identity: Arc<Identity>) {
+    let mut renewed = svid.subscribe();
+    while renewed.changed().await.is_ok() {
+        let current = renewed.borrow_and_update().clone();
+        if let Err(error) = show(&identity, &current) {
+            tracing::error!(error = %error, "Could not show the renewed server SVID; the old one stays");
+        }
+    }
+}
+
+async fn bind_tcp(
+    config: &ServerConfig,
+    identity: &Arc<Identity>,
+    authorities: &Arc<Authorities>,
+) -> Result<TlsIncoming, ListenError> {
+    let trust = BundleTrust::new(config.trust_domain.clone(), authorities.bundle_changes().clone());
+    let authorize = Authorize::MemberOrOneOf {
+        trust_domain: config.trust_domain.clone(),
+        ids: config.admin_ids.iter().cloned().collect(),
+    };
+    let policy = TlsPolicy { require_pq_kem: config.experimental.require_pq_kem };
+    let clients = ClientAuth { trust: Arc::new(trust), authorize };
+    let tls = ServerTls::grpc(identity.clone(), clients, policy)?;
+    let address = config.bind_address;
+    tls.bind(address).await.map_err(|source| ListenError::Tcp { address, source })
+}
+
+fn bind_unix(config: &ServerConfig) -> Result<UnixIncoming, ListenError> {
+    // Only the audit log says which process called.
+    let tracking =
+        if config.audit_log_enabled { PeerTracking::Pinned } else { PeerTracking::CredentialsOnly };
+    Ok(UnixEndpoint::server(&config.socket_path, tracking).bind()?)
+}
+
+fn log_start(network: &str, address: &str) {
+    tracing::info!(address, network, subsystem_name = "endpoints", "Starting Server APIs");
+}
+
+/// Go listens on all addresses by one IPv6 socket and says so.
+fn go_address(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { format!("[::]:{}", address.port()) } else { address.to_string() }
+}

@@ -1,0 +1,275 @@
+//! A whole server: from a resolved configuration to listeners, and back to nothing.
+//!
+//! [`run`] makes the parts in the order in which they need each other (store, plugins, authorities, entries,
+//! API, listeners), runs the background tasks beside them and ends when it is told to or when a part fails. The binary
+//! gives it the concrete store and plugins.
+
+mod listen;
+mod plugins;
+mod tasks;
+mod trust;
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use spire_compat::config::PluginConfig;
+use spire_core::model::{EntryFilter, Paging};
+use spire_core::spiffe::TrustDomain;
+use spire_net::tls::Identity;
+use spire_ports::datastore::{self, Consistency, DataStore};
+use spire_ports::observe::{HealthChecks, Logged, Metrics, check};
+use spire_ports::plugins::catalog::ServerCatalog;
+use spire_ports::plugins::load::LoadError;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, Deps, LogControl, RateLimits};
+use crate::attest::Attestors;
+use crate::ca::{Authorities, CaConfig, CaError, CaPorts, ServerSvid};
+use crate::clock::{Clock, SystemClock};
+use crate::config::ServerConfig;
+use crate::entries::{Intervals, LiveEntries};
+use plugins::Plugins;
+
+pub use listen::ListenError;
+
+/// Opens the datastore that a `DataStore "sql"` block describes.
+pub type OpenStore = Box<
+    dyn FnOnce(PluginConfig) -> Pin<Box<dyn Future<Output = Result<Arc<dyn DataStore>, String>> + Send>>
+        + Send,
+>;
+
+/// What the binary brings.
+pub struct Assembly {
+    /// Opens the store.
+    pub open_store: OpenStore,
+    /// The built-in plugins.
+    pub catalog: ServerCatalog,
+    /// Where metrics go.
+    pub metrics: Arc<dyn Metrics>,
+    /// The log's level.
+    pub log: Arc<dyn LogControl>,
+    /// The level that the log starts with, as the log says it.
+    pub launch_log_level: String,
+    /// The version that the log and the API say.
+    pub version: String,
+    /// Where the health listener finds its checks.
+    pub health: HealthChecks,
+}
+
+/// Why a server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data folder cannot be made or written.
+    #[error("could not create data directory {path:?}: {reason}")]
+    DataDir {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The datastore's configuration is not one that we can open.
+    #[error("{0}")]
+    Store(String),
+    /// Reading or writing the datastore failed.
+    #[error(transparent)]
+    Datastore(#[from] datastore::Error),
+    /// A plugin could not be loaded.
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    /// A notifier refused the bundle at start.
+    #[error("one or more notifiers returned an error: {name}: {reason}")]
+    Notifier {
+        /// The notifier.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The authorities could not be started.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Stored entries are of another trust domain.
+    #[error(
+        "invalid trust domain in registration entry; SPIFFE ID {id:?} is not in the configured trust domain {trust_domain:?}"
+    )]
+    OtherTrustDomain {
+        /// An entry's SPIFFE ID.
+        id: String,
+        /// Ours.
+        trust_domain: String,
+    },
+    /// A listener could not be made, or broke.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A setting that this server does not have yet.
+    #[error("{key}: not built yet; remove it from the configuration or keep SPIRE for it")]
+    NotBuilt {
+        /// The setting.
+        key: &'static str,
+    },
+}
+
+/// Runs a server until `stop` is cancelled, then lets calls finish. `ready` is cancelled once it answers.
+///
+/// # Errors
+/// [`RunError`] when it cannot start or a listener breaks.
+pub async fn run(
+    config: ServerConfig,
+    assembly: Assembly,
+    ready: CancellationToken,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    tracing::info!(
+        admin_ids = Logged::list(&config.admin_ids).value(),
+        data_dir = %config.data_dir.display(),
+        launch_log_level = assembly.launch_log_level,
+        version = assembly.version,
+        "Configured"
+    );
+    refuse_what_is_not_built(&config)?;
+    create_data_dir(&config.data_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
+    tracing::info!(reconfigurable = false, subsystem_name = "catalog", "Configured DataStore");
+    let plugins = Plugins::load(&config.plugins, &assembly.catalog, &config.trust_domain).await?;
+
+    let entries =
+        LiveEntries::load(config.trust_domain.clone(), store.clone(), clock.clone(), intervals(&config))
+            .await?;
+    check_trust_domain(&*store, &config.trust_domain).await?;
+    let mut ports = CaPorts::new(&store, plugins.key_manager, assembly.metrics.clone(), clock.clone());
+    ports.upstream = plugins.upstream_authority;
+    ports.composers = plugins.credential_composers;
+    let authorities = Authorities::start(ca_config(&config), ports).await?;
+    let svid = ServerSvid::start(authorities.clone()).await?;
+    let identity = Identity::empty();
+    listen::show(&identity, &svid.current())?;
+    let api = Api::new(Deps {
+        live: entries.clone(),
+        authorities: authorities.clone(),
+        server_svid: svid.clone(),
+        attestors: Arc::new(Attestors::new(plugins.node_attestors.into_values())),
+        federation: None,
+        log: assembly.log,
+        metrics: assembly.metrics,
+        clock: clock.clone(),
+        admin_ids: config.admin_ids.iter().cloned().collect(),
+        rate_limits: RateLimits {
+            attestation: config.ratelimit_attestation,
+            signing: config.ratelimit_signing,
+        },
+        audit_log_enabled: config.audit_log_enabled,
+        node_info_staleness: config.max_attested_node_info_staleness,
+        agent_id_as_selector: config.experimental.agent_spiffe_id_as_selector,
+    });
+
+    // The names are the server's alone.
+    let _ = assembly.health.add(check::SERVER_CA, authorities.ca().clone());
+    let _ = assembly.health.add(check::SERVER_CA_ROTATOR, authorities.clone());
+
+    let tasks = CancellationToken::new();
+    let _end_tasks_with_us = tasks.clone().drop_guard();
+    let background = tasks::Background {
+        entries,
+        store,
+        authorities: authorities.clone(),
+        svid: svid.clone(),
+        clock,
+        notifiers: plugins.notifiers,
+        publishers: plugins.bundle_publishers,
+        prune_nodes: config.prune_attested_nodes.clone(),
+    };
+    background.announce_bundle().await?;
+    let running = tokio::spawn(background.run(tasks.clone()));
+    let served = listen::serve(&config, api, identity, svid, authorities, ready, stop).await;
+    tasks.cancel();
+    // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
+    let _ = running.await;
+    Ok(served?)
+}
+
+/// Refuses what the configuration may ask for and this server does not do yet, rather than doing without.
+fn refuse_what_is_not_built(config: &ServerConfig) -> Result<(), RunError> {
+    let asked = [
+        ("server.federation.bundle_endpoint", config.federation.bundle_endpoint.is_some()),
+        ("server.federation.federates_with", !config.federation.federates_with.is_empty()),
+        ("server.experimental.auth_opa_policy_engine", config.experimental.policy.is_some()),
+        ("server.proxy_protocol_trusted_cidrs", !config.proxy_protocol_trusted_cidrs.is_empty()),
+        ("server.profiling_enabled", config.profiling.enabled),
+        ("telemetry.Prometheus", config.telemetry.prometheus.is_some()),
+        ("telemetry.DogStatsd", !config.telemetry.dog_statsd.is_empty()),
+        ("telemetry.Statsd", !config.telemetry.statsd.is_empty()),
+        ("telemetry.M3", !config.telemetry.m3.is_empty()),
+    ];
+    asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
+}
+
+fn create_data_dir(path: &Path) -> Result<(), RunError> {
+    // As pkg/common/diskutil: 0755 less the umask, parents too.
+    std::fs::create_dir_all(path).map_err(|error| RunError::DataDir {
+        path: path.display().to_string(),
+        reason: spire_net::errno_text(&error),
+    })
+}
+
+/// The one `DataStore` block, as the reference picks it (pkg/server/catalog).
+fn datastore_config(plugins: &[PluginConfig]) -> Result<PluginConfig, RunError> {
+    let refuse = |text: &str| Err(RunError::Store(text.to_owned()));
+    let mut stores = plugins.iter().filter(|p| p.kind == "DataStore");
+    let Some(store) = stores.next() else { return refuse("expecting a DataStore plugin") };
+    if stores.next().is_some() {
+        return refuse("only one DataStore plugin is allowed");
+    }
+    if store.name != "sql" || store.is_external() {
+        return refuse(
+            "pluggability for the DataStore is deprecated; only the built-in \"sql\" plugin is supported",
+        );
+    }
+    if store.data.is_dynamic() {
+        tracing::warn!("DataStore is not reconfigurable even with a dynamic data source");
+    }
+    Ok(store.clone())
+}
+
+/// A database of another trust domain must not be served (pkg/server/server.go: validateTrustDomain looks at one
+/// entry, too).
+async fn check_trust_domain(store: &dyn DataStore, trust_domain: &TrustDomain) -> Result<(), RunError> {
+    let one = Paging { token: String::new(), size: 1 };
+    let page = store.entry_list(&EntryFilter::default(), Some(&one), Consistency::Current).await?;
+    match page.items.first() {
+        Some(entry) if !entry.spiffe_id.is_member_of(trust_domain) => Err(RunError::OtherTrustDomain {
+            id: entry.spiffe_id.to_string(),
+            trust_domain: trust_domain.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn intervals(config: &ServerConfig) -> Intervals {
+    let experimental = &config.experimental;
+    Intervals {
+        catch_up: experimental.cache_reload_interval,
+        sweep: experimental.full_cache_reload_interval,
+        event_timeout: experimental.event_timeout,
+        prune_events_older_than: experimental.prune_events_older_than,
+    }
+}
+
+fn ca_config(config: &ServerConfig) -> CaConfig {
+    CaConfig {
+        ca_subject: config.ca_subject.clone(),
+        ca_ttl: config.ca_ttl,
+        ca_key_type: config.ca_key_type,
+        jwt_key_type: config.jwt_key_type,
+        wit_key_type: config.wit_key_type,
+        x509_svid_ttl: config.x509_svid_ttl,
+        agent_ttl: config.agent_ttl,
+        jwt_svid_ttl: config.jwt_svid_ttl,
+        jwt_issuer: config.jwt_issuer.clone().unwrap_or_default(),
+        wit_issuer: config.wit_issuer.clone().unwrap_or_default(),
+        jwt_svids_disabled: config.disable_jwt_svids,
+        wit_svids_enabled: config.feature_flags.wit_svid,
+        ..CaConfig::new(config.trust_domain.clone())
+    }
+}
