@@ -260,19 +260,8 @@ impl<'a> Resolver<'a> {
             None => None,
         };
         let availability_target = self.availability_target()?;
-        if agent.experimental.require_pq_kem == Some(true) {
-            self.notices.push(Notice::debug(
-                "Experimental option 'require_pq_kem' is enabled; all TLS connections will require use of a \
-                 post-quantum safe KEM",
-            ));
-        }
         let ratelimit = self.rate_limits()?;
-        if agent.experimental.is_used() {
-            self.notices.push(Notice::warn(
-                "Experimental features have been enabled. Please see doc/upgrading.md for upgrade and \
-                 compatibility considerations for experimental features.",
-            ));
-        }
+        self.note_experimental();
         self.notices.extend(feature_flags.notices());
         Ok(AgentConfig {
             config_path: self.file.path.clone(),
@@ -314,6 +303,21 @@ impl<'a> Resolver<'a> {
             profiling: agent.profiling.clone(),
             notices: std::mem::take(self.notices),
         })
+    }
+
+    fn note_experimental(&mut self) {
+        if self.agent.experimental.require_pq_kem == Some(true) {
+            self.notices.push(Notice::debug(
+                "Experimental option 'require_pq_kem' is enabled; all TLS connections will require use of a \
+                 post-quantum safe KEM",
+            ));
+        }
+        if self.agent.experimental.is_used() {
+            self.notices.push(Notice::warn(
+                "Experimental features have been enabled. Please see doc/upgrading.md for upgrade and \
+                 compatibility considerations for experimental features.",
+            ));
+        }
     }
 
     /// What must be there before anything is looked at closely.

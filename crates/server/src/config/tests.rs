@@ -200,6 +200,10 @@ fn refused_with_the_reference_texts() {
         let found = error.location.map(|location| location.pos.to_string()).unwrap_or_default();
         assert_eq!(found, position, "{server}");
     }
+}
+
+#[test]
+fn what_must_be_there() {
     let whole = [
         ("", "trust_domain must be configured"),
         ("server { trust_domain = \"a.org\" }", "data_dir must be configured"),
