@@ -19,3 +19,6 @@ pub mod config;
 pub mod entries;
 pub(crate) mod push;
 pub mod runtime;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,233 @@
+//! `AttestAgent`: a node proves which it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use spire_core::model::Node;
+use spire_core::spiffe::{Selector, SpiffeId};
+use spire_ports::plugins::{self, Attestation, Challenger, ErrorKind, PluginType};
+use spire_wire::api::server::agent::v1 as wire;
+use spire_wire::api::server::agent::v1::{attest_agent_request as asked, attest_agent_response as answered};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tracing::Instrument as _;
+
+use super::{sign, svid};
+use crate::api::caller::AnyCaller;
+use crate::api::limits::Bucket;
+use crate::api::route::{Call, Replies};
+use crate::api::status::{Context, fail, fail_with, plugin_code, quoted};
+use crate::attest::{JOIN_TOKEN, JoinTokenError, join_token};
+
+/// An attestation takes a few round trips and what an attestor asks of others; anybody may start one, so it ends.
+const ATTESTATION_MAX: Duration = Duration::from_secs(120);
+
+type Answers = mpsc::Sender<Result<wire::AttestAgentResponse, Status>>;
+
+pub(super) async fn attest_agent(
+    call: Arc<Call>,
+    _: AnyCaller,
+    mut requests: Streaming<wire::AttestAgentRequest>,
+) -> Result<Replies<wire::AttestAgentResponse>, Status> {
+    let (answers, receiver) = mpsc::channel(1);
+    let serve = async move {
+        let attested = tokio::select! {
+            attested = attest(&call, &mut requests, &answers) => attested,
+            () = tokio::time::sleep(ATTESTATION_MAX) => {
+                Err(fail(Code::DeadlineExceeded, "attestation took too long"))
+            }
+            () = answers.closed() => return,
+        };
+        let answer = match attested {
+            Ok(result) => Ok(wire::AttestAgentResponse { step: Some(answered::Step::Result(result)) }),
+            Err(status) => {
+                call.audit.failure(&status);
+                Err(status)
+            }
+        };
+        let succeeded = answer.is_ok();
+        if answers.send(answer).await.is_err() {
+            fail_with(Code::Internal, "failed to send response over stream", "the agent went away");
+        } else if succeeded {
+            call.audit.success();
+        }
+    };
+    tokio::spawn(serve.in_current_span());
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+async fn attest(
+    call: &Call,
+    requests: &mut Streaming<wire::AttestAgentRequest>,
+    answers: &Answers,
+) -> Result<answered::Result, Status> {
+    call.limit(Bucket::Attestation, 1, "attest agent rate limiting").await?;
+    const RECEIVE: &str = "failed to receive request from stream";
+    let first = match requests.message().await {
+        Ok(Some(first)) => first,
+        Ok(None) => return Err(fail_with(Code::InvalidArgument, RECEIVE, "EOF")),
+        Err(status) => return Err(fail_with(Code::InvalidArgument, RECEIVE, status.message())),
+    };
+    let (kind, payload, csr) =
+        params(first).map_err(|missing| fail_with(Code::InvalidArgument, "malformed param", missing))?;
+    call.audit.add("node_attestor_type", kind.clone());
+    let attestation = judge(call, &kind, payload, requests, answers).await?;
+    admit(call, &kind, attestation, csr).await
+}
+
+fn params(first: wire::AttestAgentRequest) -> Result<(String, Bytes, Bytes), &'static str> {
+    let Some(asked::Step::Params(params)) = first.step else { return Err("missing params") };
+    let data = params.data.ok_or("missing attestation data")?;
+    let svid = params.params.ok_or("missing X509-SVID parameters")?;
+    if svid.csr.is_empty() {
+        return Err("missing CSR");
+    }
+    if data.r#type.is_empty() {
+        return Err("missing attestation data type");
+    }
+    if data.payload.is_empty() {
+        return Err("missing attestation data payload");
+    }
+    Ok((data.r#type, data.payload, svid.csr))
+}
+
+/// What the proof establishes.
+async fn judge(
+    call: &Call,
+    kind: &str,
+    payload: Bytes,
+    requests: &mut Streaming<wire::AttestAgentRequest>,
+    answers: &Answers,
+) -> Result<Attestation, Status> {
+    let context = Context { node_attestor_type: Some(kind), ..Context::default() };
+    if kind == JOIN_TOKEN {
+        let token = String::from_utf8_lossy(&payload);
+        return join_token(&**call.store(), call.api.trust_domain(), &token, call.api.now()).await.map_err(
+            |error| {
+                let code = match error {
+                    JoinTokenError::Unknown | JoinTokenError::Expired => Code::InvalidArgument,
+                    JoinTokenError::Store(_) | JoinTokenError::Id(_) => Code::Internal,
+                };
+                context.fail(code, &error.to_string())
+            },
+        );
+    }
+    let attestor = call.api.deps.attestors.named(kind).ok_or_else(|| {
+        let cause = format!("could not find node attestor type {}", quoted(kind));
+        context.fail_with(Code::FailedPrecondition, "error getting node attestor", cause)
+    })?;
+    let mut challenger = StreamChallenger { kind, requests, answers };
+    attestor
+        .attest(payload, &mut challenger)
+        .await
+        .map_err(|error| context.fail(plugin_code(error.kind), &error.to_string()))
+}
+
+/// Stores the agent and gives it its SVID.
+async fn admit(
+    call: &Call,
+    kind: &str,
+    attestation: Attestation,
+    csr: Bytes,
+) -> Result<answered::Result, Status> {
+    let Attestation { agent_id, mut selectors, can_reattest } = attestation;
+    let context =
+        Context { node_attestor_type: Some(kind), agent_id: Some(agent_id.as_str()), ..Context::default() };
+    call.audit.add("agent_id", agent_id.to_string());
+    if call.api.deps.agent_id_as_selector {
+        selectors = selectors.iter().cloned().chain([Selector::spiffe_id(&agent_id)]).collect();
+    }
+    check_agent_id(call, &agent_id, kind, context)?;
+    let known = call
+        .store()
+        .node_fetch(&agent_id)
+        .await
+        .map_err(|e| context.fail_with(Code::Internal, "failed to fetch agent", e))?;
+    if known.as_ref().is_some_and(Node::is_banned) {
+        return Err(context.fail(Code::PermissionDenied, "failed to attest: agent is banned"));
+    }
+    let signed = sign(call, &agent_id, csr, context).await?;
+    let node = Node {
+        spiffe_id: agent_id.clone(),
+        attestation_type: kind.into(),
+        serial_number: signed.serial.to_string().into(),
+        expires_at: signed.not_after,
+        new_serial_number: Box::default(),
+        new_expires_at: None,
+        can_reattest,
+        agent_version: known.as_ref().map(|node| node.agent_version.clone()).unwrap_or_default(),
+        selectors,
+    };
+    let what =
+        if known.is_some() { "failed to update attested agent" } else { "failed to create attested agent" };
+    call.api.deps.live.attest_node(&node).await.map_err(|e| context.fail_with(Code::Internal, what, e))?;
+    tracing::info!(
+        node_attestor_type = kind,
+        agent_id = %agent_id,
+        address = call.peer.address().map_or_else(|| "@".to_owned(), |address| address.to_string()),
+        "Agent attestation request completed"
+    );
+    Ok(answered::Result { svid: Some(svid(&agent_id, signed)), reattestable: can_reattest })
+}
+
+/// Attestors may be external, so what they say is checked; of an unusual ID there is a warning only, as in the
+/// reference, since deployments have such.
+fn check_agent_id(call: &Call, id: &SpiffeId, kind: &str, context: Context<'_>) -> Result<(), Status> {
+    let ours = call.api.trust_domain();
+    if id.path() == SpiffeId::server(ours).path() {
+        return Err(context.fail(Code::Internal, "agent ID cannot collide with the server ID"));
+    }
+    if !id.is_member_of(ours) {
+        // The reference warns only, but an agent of another trust domain could never use what it gets.
+        let cause =
+            format!("{} is not a member of trust domain {}", quoted(id.as_str()), quoted(ours.name()));
+        return Err(context.fail_with(Code::Internal, "invalid agent ID", cause));
+    }
+    if !id.is_agent_of(kind) {
+        tracing::warn!(
+            error = format!("{} is not in the agent namespace for attestor {}", quoted(id.as_str()), quoted(kind)),
+            node_attestor_type = kind,
+            agent_id = %id,
+            "The node attestor produced an invalid agent ID; future releases will enforce that agent IDs are within \
+             the reserved agent namesepace for the node attestor"
+        );
+    }
+    Ok(())
+}
+
+/// The way to the agent through its stream.
+struct StreamChallenger<'a> {
+    kind: &'a str,
+    requests: &'a mut Streaming<wire::AttestAgentRequest>,
+    answers: &'a Answers,
+}
+
+impl StreamChallenger<'_> {
+    fn broken(&self, message: String) -> plugins::Error {
+        plugins::Error::new(ErrorKind::Internal, (PluginType::NodeAttestor, self.kind), message)
+    }
+}
+
+#[async_trait]
+impl Challenger for StreamChallenger<'_> {
+    async fn challenge(&mut self, challenge: Bytes) -> plugins::Result<Bytes> {
+        let step = Some(answered::Step::Challenge(challenge));
+        if self.answers.send(Ok(wire::AttestAgentResponse { step })).await.is_err() {
+            return Err(self.broken("failed to send challenge to agent".to_owned()));
+        }
+        match self.requests.message().await {
+            // A message of another kind counts as an empty response, as in the reference.
+            Ok(Some(wire::AttestAgentRequest { step: Some(asked::Step::ChallengeResponse(response)) })) => {
+                Ok(response)
+            }
+            Ok(Some(_)) => Ok(Bytes::new()),
+            Ok(None) => Err(self.broken("failed to receive challenge from agent: EOF".to_owned())),
+            Err(status) => {
+                Err(self.broken(format!("failed to receive challenge from agent: {}", status.message())))
+            }
+        }
+    }
+}

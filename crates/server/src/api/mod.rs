@@ -1,0 +1,242 @@
+//! The server's APIs: a module a service, over gRPC.
+//!
+//! [`Api`] holds what the services need; [`Api::tcp_routes`] and [`Api::unix_routes`] are what a listener serves. Who
+//! may call what stands in the type of each handler's second parameter ([`caller`]).
+
+mod agent;
+mod audit;
+mod bundle;
+pub mod caller;
+mod convert;
+mod debug;
+mod entry;
+mod health;
+mod limits;
+mod local_authority;
+mod logger;
+mod route;
+mod status;
+mod svid;
+mod trust_domain;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
+use spire_core::time::Timestamp;
+use spire_ports::datastore::{self, DataStore};
+use spire_ports::observe::Metrics;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::Request;
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+
+pub use limits::RateLimits;
+pub use logger::LogControl;
+pub use route::ApiService;
+pub(crate) use route::{Replies, server_streaming};
+pub use trust_domain::BundleRefresher;
+
+use crate::attest::Attestors;
+use crate::ca::{Authorities, ServerCa, ServerSvid};
+use crate::clock::Clock;
+use crate::entries::{AgentStream, LiveEntries};
+use caller::{AgentCaller, Authorizer};
+use limits::Limits;
+use route::Listeners;
+pub(crate) use route::{Call, Route};
+
+/// How long our own bundle is answered from memory before the datastore is asked whether another server changed it, as
+/// the reference's cache does (pkg/server/cache/dscache).
+const BUNDLE_FRESH: Duration = Duration::from_secs(1);
+
+/// What the services need.
+pub struct Deps {
+    /// Entries and agents.
+    pub live: Arc<LiveEntries>,
+    /// Our authorities.
+    pub authorities: Arc<Authorities>,
+    /// Our own SVID.
+    pub server_svid: Arc<ServerSvid>,
+    /// Judges of nodes.
+    pub attestors: Arc<Attestors>,
+    /// Fetches bundles of federated trust domains; without it `RefreshBundle` is not implemented.
+    pub federation: Option<Arc<dyn BundleRefresher>>,
+    /// The log's level.
+    pub log: Arc<dyn LogControl>,
+    /// Where metrics go.
+    pub metrics: Arc<dyn Metrics>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// `admin_ids`.
+    pub admin_ids: HashSet<SpiffeId>,
+    /// `ratelimit`.
+    pub rate_limits: RateLimits,
+    /// `audit_log_enabled`.
+    pub audit_log_enabled: bool,
+    /// `experimental.max_attested_node_info_staleness`; zero reads each agent's row at each call.
+    pub node_info_staleness: Duration,
+    /// `agent_spiffe_id_as_selector`: agents also have their own ID as a selector.
+    pub agent_id_as_selector: bool,
+}
+
+/// The server's APIs.
+pub struct Api {
+    pub(crate) deps: Deps,
+    authorizer: Authorizer,
+    limits: Limits,
+    started: Instant,
+    bundle_read: tokio::sync::Mutex<Option<Instant>>,
+    debug_info: debug::Cached,
+}
+
+impl Api {
+    /// The APIs over what they need.
+    pub fn new(deps: Deps) -> Arc<Self> {
+        let authorizer = Authorizer::new(
+            deps.live.clone(),
+            deps.clock.clone(),
+            deps.admin_ids.clone(),
+            deps.node_info_staleness,
+        );
+        Arc::new(Self {
+            authorizer,
+            limits: Limits::new(deps.rate_limits),
+            started: Instant::now(),
+            bundle_read: tokio::sync::Mutex::default(),
+            debug_info: debug::Cached::default(),
+            deps,
+        })
+    }
+
+    /// The methods that the TCP listener serves.
+    pub fn tcp_service(self: &Arc<Self>) -> ApiService {
+        self.service(Listeners::TcpOnly)
+    }
+
+    /// The methods that the unix socket serves.
+    pub fn unix_service(self: &Arc<Self>) -> ApiService {
+        self.service(Listeners::UnixOnly)
+    }
+
+    /// As [`Api::tcp_service`], for `spire_net::grpc::tcp_server().add_routes(..)`.
+    pub fn tcp_routes(self: &Arc<Self>) -> Routes {
+        routes_of(self.tcp_service())
+    }
+
+    /// As [`Api::unix_service`], for `spire_net::grpc::unix_server().add_routes(..)`.
+    pub fn unix_routes(self: &Arc<Self>) -> Routes {
+        routes_of(self.unix_service())
+    }
+
+    fn service(self: &Arc<Self>, on: Listeners) -> ApiService {
+        let served = routes()
+            .into_iter()
+            .filter(|route| matches!(route.listeners, Listeners::Both) || route.listeners == on);
+        ApiService::new(self.clone(), served)
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        self.deps.live.trust_domain()
+    }
+
+    fn ca(&self) -> &ServerCa {
+        self.deps.authorities.ca()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.deps.clock.now()
+    }
+
+    /// Our own bundle, at most [`BUNDLE_FRESH`] behind what other servers wrote.
+    async fn own_bundle(&self) -> Result<Option<Arc<Bundle>>, datastore::Error> {
+        let changes = self.deps.authorities.bundle_changes();
+        let mut read = self.bundle_read.lock().await;
+        if read.is_some_and(|at| at.elapsed() < BUNDLE_FRESH) {
+            return Ok(changes.current());
+        }
+        let bundle = changes.refresh().await?;
+        *read = Some(Instant::now());
+        Ok(bundle)
+    }
+
+    /// The open stream of an agent: it ends with the agent's right to it.
+    pub(crate) fn session(&self, caller: &AgentCaller) -> Session {
+        let left = caller.expires_at().since(self.now());
+        Session {
+            stream: self.deps.live.changes().open(caller.id()),
+            expiry: tokio::time::Instant::now() + left + EXPIRY_GRACE,
+        }
+    }
+}
+
+/// Times are whole seconds: a certificate is good through its last.
+const EXPIRY_GRACE: Duration = Duration::from_secs(1);
+
+/// A stream of an agent and when it must end.
+pub(crate) struct Session {
+    pub(crate) stream: AgentStream,
+    expiry: tokio::time::Instant,
+}
+
+impl Session {
+    /// Waits for the end: the agent was banned or evicted, or its SVID expired.
+    pub(crate) async fn ended(&self) -> Status {
+        tokio::select! {
+            () = self.stream.ended() => Self::ban(),
+            () = self.expired() => Self::expiry(),
+        }
+    }
+
+    /// Waits until the SVID has expired.
+    pub(crate) async fn expired(&self) {
+        tokio::time::sleep_until(self.expiry).await;
+    }
+
+    pub(crate) fn ban() -> Status {
+        Status::permission_denied("agent may no longer have streams: it was banned or evicted")
+    }
+
+    pub(crate) fn expiry() -> Status {
+        Status::permission_denied("agent SVID has expired")
+    }
+}
+
+impl Call {
+    fn store(&self) -> &Arc<dyn DataStore> {
+        self.api.deps.live.store()
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("live", &self.deps.live).finish_non_exhaustive()
+    }
+}
+
+fn routes() -> Vec<Route> {
+    let services = [
+        agent::routes(),
+        bundle::routes(),
+        debug::routes(),
+        entry::routes(),
+        health::routes(),
+        local_authority::routes(),
+        logger::routes(),
+        svid::routes(),
+        trust_domain::routes(),
+        crate::push::routes(),
+    ];
+    services.into_iter().flatten().collect()
+}
+
+/// Everything goes to our own dispatch, unknown methods too: it answers them as grpc-go does.
+fn routes_of(service: ApiService) -> Routes {
+    let service = service.map_request(|request: Request<_>| request.map(Body::new));
+    Routes::default().into_axum_router().fallback_service(service).into()
+}

@@ -1,0 +1,433 @@
+//! Routes: from a method's name to its handler, through authorisation.
+//!
+//! We dispatch ourselves and do not implement the generated service traits, for two reasons. A handler here must take
+//! a caller proof, and the route takes from the proof's type who may call, so that a method without a check cannot be
+//! written down. And answers may be messages that are encoded already ([`Reply`]).
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use futures_util::Stream;
+use prost::Message;
+use spire_net::grpc::MESSAGE_SIZE_MAX;
+use spire_ports::observe::{self, Metrics, names};
+use tonic::body::Body;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::{Request, Response};
+use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService};
+use tonic::{Code, Status, Streaming};
+use tower::Service;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+use super::Api;
+use super::audit::Audit;
+use super::caller::{Allowed, Granted, Peer, Proof};
+use super::status::{code_name, fail_with};
+
+/// A boxed future, as services return.
+pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A stream of answers.
+pub(crate) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Encoding starts with this much, since most answers are small and each open stream keeps its buffer. Larger answers
+/// grow it.
+const ENCODE_BUFFER: usize = 1024;
+
+/// Messages that are ready at once are sent together up to this size.
+const ENCODE_YIELD: usize = 32 * 1024;
+
+/// Where a method is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listeners {
+    Both,
+    UnixOnly,
+    TcpOnly,
+}
+
+/// One method.
+pub(crate) struct Route {
+    /// Such as `/spire.api.server.agent.v1.Agent/CountAgents`.
+    pub(super) path: &'static str,
+    /// Who may call, from the type of the handler's proof.
+    pub(super) allowed: Allowed,
+    pub(super) listeners: Listeners,
+    run: Box<dyn Fn(Arc<Call>, Granted, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync>,
+}
+
+impl Route {
+    pub(super) fn unix_only(mut self) -> Self {
+        self.listeners = Listeners::UnixOnly;
+        self
+    }
+
+    pub(crate) fn tcp_only(mut self) -> Self {
+        self.listeners = Listeners::TcpOnly;
+        self
+    }
+
+    fn new<P: Proof, F>(path: &'static str, run: F) -> Self
+    where
+        F: Fn(Arc<Call>, P, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync + 'static,
+    {
+        Self {
+            path,
+            allowed: P::ALLOWED,
+            listeners: Listeners::Both,
+            run: Box::new(move |call, granted, request| match P::from_granted(granted) {
+                Some(proof) => run(call, proof, request),
+                // `authorize` grants only what was allowed, which is what the proof stands for.
+                None => {
+                    Box::pin(std::future::ready(Status::internal("caller is of another kind").into_http()))
+                }
+            }),
+        }
+    }
+}
+
+/// A method with one request and one answer.
+pub(super) fn unary<P, Q, A, H, F>(path: &'static str, handler: H) -> Route
+where
+    P: Proof,
+    Q: Message + Default + Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Q) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+        let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
+        Box::pin(async move { grpc::<Q, A>().unary(bound, request).await })
+    })
+}
+
+/// A method with a stream of requests and a stream of answers.
+pub(super) fn streaming<P, Q, A, H, F>(path: &'static str, handler: H) -> Route
+where
+    P: Proof,
+    Q: Message + Default + Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Streaming<Q>) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
+{
+    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+        let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
+        Box::pin(async move { grpc::<Q, A>().streaming(bound, request).await })
+    })
+}
+
+/// A method with one request and a stream of answers.
+pub(crate) fn server_streaming<P, Q, A, H, F>(path: &'static str, handler: H) -> Route
+where
+    P: Proof,
+    Q: Message + Default + Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Q) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
+{
+    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+        let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
+        Box::pin(async move { grpc::<Q, A>().server_streaming(bound, request).await })
+    })
+}
+
+fn grpc<Q: Message + Default + Send + 'static, A: Reply>() -> Grpc<MessageCodec<A, Q>> {
+    Grpc::new(MessageCodec(PhantomData)).max_decoding_message_size(MESSAGE_SIZE_MAX)
+}
+
+/// A handler with what it is called with, as the service of one call.
+struct Bound<H, P, A> {
+    handler: H,
+    with: Option<(Arc<Call>, P)>,
+    answer: PhantomData<fn() -> A>,
+}
+
+impl<H, P, A> Bound<H, P, A> {
+    fn take(&mut self) -> (Arc<Call>, P) {
+        // `Grpc` calls its service once.
+        self.with.take().unwrap_or_else(|| unreachable!("one call a service"))
+    }
+}
+
+impl<H, P, Q, A, F> UnaryService<Q> for Bound<H, P, A>
+where
+    P: Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Q) -> F,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    type Response = A;
+    type Future = BoxFuture<Result<tonic::Response<A>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        let (call, proof) = self.take();
+        let answer = (self.handler)(call.clone(), proof, request.into_inner());
+        Box::pin(async move {
+            answer.await.map(tonic::Response::new).inspect_err(|status| call.audit.failure(status))
+        })
+    }
+}
+
+impl<H, P, Q, A, F> StreamingService<Q> for Bound<H, P, A>
+where
+    P: Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Streaming<Q>) -> F,
+    F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
+{
+    type Response = A;
+    type ResponseStream = Replies<A>;
+    type Future = BoxFuture<Result<tonic::Response<Replies<A>>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<Q>>) -> Self::Future {
+        let (call, proof) = self.take();
+        let answers = (self.handler)(call, proof, request.into_inner());
+        Box::pin(async move { answers.await.map(tonic::Response::new) })
+    }
+}
+
+impl<H, P, Q, A, F> ServerStreamingService<Q> for Bound<H, P, A>
+where
+    P: Send + 'static,
+    A: Reply,
+    H: Fn(Arc<Call>, P, Q) -> F,
+    F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
+{
+    type Response = A;
+    type ResponseStream = Replies<A>;
+    type Future = BoxFuture<Result<tonic::Response<Replies<A>>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        let (call, proof) = self.take();
+        let answers = (self.handler)(call, proof, request.into_inner());
+        Box::pin(async move { answers.await.map(tonic::Response::new) })
+    }
+}
+
+/// An answer that can write itself: any message, or what is encoded already.
+pub(crate) trait Reply: Send + 'static {
+    /// Appends the encoded message.
+    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status>;
+}
+
+impl<M: Message + 'static> Reply for M {
+    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        self.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+struct MessageCodec<A, Q>(PhantomData<fn() -> (A, Q)>);
+
+struct MessageEncoder<A>(PhantomData<fn() -> A>);
+
+struct MessageDecoder<Q>(PhantomData<fn() -> Q>);
+
+impl<A: Reply, Q: Message + Default + Send + 'static> Codec for MessageCodec<A, Q> {
+    type Encode = A;
+    type Decode = Q;
+    type Encoder = MessageEncoder<A>;
+    type Decoder = MessageDecoder<Q>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        MessageEncoder(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        MessageDecoder(PhantomData)
+    }
+}
+
+impl<A: Reply> Encoder for MessageEncoder<A> {
+    type Item = A;
+    type Error = Status;
+
+    fn encode(&mut self, item: A, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.write(buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER, ENCODE_YIELD)
+    }
+}
+
+impl<Q: Message + Default> Decoder for MessageDecoder<Q> {
+    type Item = Q;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
+        let length = buffer.remaining();
+        Q::decode(buffer).map(Some).map_err(|error| {
+            tracing::debug!(error = %error, length, "Malformed message");
+            Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
+        })
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ENCODE_BUFFER, ENCODE_YIELD)
+    }
+}
+
+/// One call, as its handler sees it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) api: Arc<Api>,
+    pub(super) peer: Peer,
+    pub(crate) audit: Audit,
+    path: &'static str,
+}
+
+impl Call {
+    /// Waits for the caller's turn where the method is limited by the caller's address. Calls through the unix socket
+    /// are not limited. `what` completes the text of the refusal.
+    pub(super) async fn limit(
+        &self,
+        bucket: super::limits::Bucket,
+        count: usize,
+        what: &str,
+    ) -> Result<(), Status> {
+        let Some(address) = self.peer.address() else { return Ok(()) };
+        let Some(limiter) = self.api.limits.of(bucket) else { return Ok(()) };
+        let measured =
+            names::rate_limit(self.path).map(|name| observe::Call::start(&*self.api.deps.metrics, name));
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let waited = limiter.wait(address.ip(), count, None).await;
+        if let Some(measured) = measured {
+            measured.done(if waited.is_ok() { "OK" } else { "ResourceExhausted" });
+        }
+        waited.map_err(|error| {
+            fail_with(Code::ResourceExhausted, &format!("rejecting request due to {what}"), error)
+        })
+    }
+}
+
+/// The methods of one listener as a service.
+#[derive(Clone)]
+pub struct ApiService {
+    api: Arc<Api>,
+    routes: Arc<HashMap<&'static str, Route>>,
+}
+
+impl ApiService {
+    pub(super) fn new(api: Arc<Api>, routes: impl Iterator<Item = Route>) -> Self {
+        Self { api, routes: Arc::new(routes.map(|route| (route.path, route)).collect()) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn paths(&self) -> impl Iterator<Item = (&'static str, Allowed)> + '_ {
+        self.routes.values().map(|route| (route.path, route.allowed))
+    }
+
+    async fn serve(self, request: Request<Body>) -> Response<Body> {
+        let Some(route) = self.routes.get(request.uri().path()) else {
+            return self.unknown(request.uri().path()).into_http();
+        };
+        let Some(peer) = Peer::of(&request) else {
+            return Status::internal("no peer information available").into_http();
+        };
+        let (service, method) = log_names(route.path);
+        let span = tracing::info_span!(
+            "rpc",
+            service,
+            method,
+            request_id = %uuid::Uuid::new_v4(),
+            caller_addr = peer.address().map(tracing::field::display),
+            caller_id = peer.id().map(tracing::field::display),
+            authorized_as = "nobody",
+            authorized_via = "",
+            caller_uid = Empty,
+            caller_gid = Empty,
+            caller_path = Empty,
+        );
+        self.clone().authorized(route, peer, request).instrument(span).await
+    }
+
+    async fn authorized(self, route: &Route, peer: Peer, request: Request<Body>) -> Response<Body> {
+        let metrics: &dyn Metrics = &*self.api.deps.metrics;
+        let measured = names::rpc(route.path).map(|name| observe::Call::start(metrics, name));
+        let response = match self.api.authorizer.authorize(&peer, route.allowed).await {
+            Err(denial) => denial.into_status(route.path).into_http(),
+            Ok(granted) => {
+                let span = tracing::Span::current();
+                let (authorized_as, via) = granted.log_fields();
+                span.record("authorized_as", authorized_as);
+                span.record("authorized_via", via);
+                let audit = Audit::new(self.api.deps.audit_log_enabled);
+                match audit_caller(&audit, &peer, &span) {
+                    Ok(()) => {
+                        let call = Arc::new(Call { api: self.api.clone(), peer, audit, path: route.path });
+                        (route.run)(call, granted, request).await
+                    }
+                    Err(status) => (*status).into_http(),
+                }
+            }
+        };
+        if let Some(measured) = measured {
+            measured
+                .done(response.extensions().get::<Status>().map_or("OK", |status| code_name(status.code())));
+        }
+        response
+    }
+
+    /// As grpc-go says it.
+    fn unknown(&self, path: &str) -> Status {
+        let (service, method) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).unwrap_or((path, ""));
+        let known =
+            self.routes.keys().any(|route| route[1..].rsplit_once('/').is_some_and(|(s, _)| s == service));
+        Status::unimplemented(if known {
+            format!("unknown method {method} for service {service}")
+        } else {
+            format!("unknown service {service}")
+        })
+    }
+}
+
+impl std::fmt::Debug for ApiService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiService").field("methods", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Body>> for ApiService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let serving = self.clone().serve(request);
+        Box::pin(async move { Ok(serving.await) })
+    }
+}
+
+/// Who the local caller is, in the audit log. A process that is gone is refused, as the reference does
+/// (pkg/server/api/middleware/audit.go).
+fn audit_caller(audit: &Audit, peer: &Peer, span: &tracing::Span) -> Result<(), Box<Status>> {
+    let Peer::Local(Some(process)) = peer else { return Ok(()) };
+    if !audit.enabled() {
+        return Ok(());
+    }
+    span.record("caller_uid", process.uid());
+    span.record("caller_gid", process.gid());
+    if let Ok(path) = process.executable() {
+        span.record("caller_path", tracing::field::display(path.display()));
+    }
+    process.check_alive().map_err(|error| Box::new(Status::internal(format!("peertracker fails: {error}"))))
+}
+
+/// Service and method as the log names them (pkg/common/api/middleware/names.go).
+fn log_names(path: &'static str) -> (&'static str, &'static str) {
+    let (service, method) = path[1..].rsplit_once('/').unwrap_or((path, ""));
+    let service = match service {
+        "grpc.health.v1.Health" => "Health",
+        other => other.strip_prefix("spire.api.server.").unwrap_or(other),
+    };
+    (service, method)
+}

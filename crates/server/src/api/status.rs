@@ -1,0 +1,174 @@
+//! Answers that are errors: their texts, and the lines that they leave in the log (pkg/common/api/status.go).
+
+use std::fmt::Display;
+
+use prost::{Message, Name};
+use spire_ports::datastore;
+use spire_ports::plugins::ErrorKind;
+use spire_wire::api::types;
+use spire_wire::api::types::permission_denied_details::Reason;
+use tonic::{Code, Status};
+
+/// What a log line of an error says beside the error.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Context<'a> {
+    pub(super) registration_id: Option<&'a str>,
+    pub(super) spiffe_id: Option<&'a str>,
+    pub(super) trust_domain_id: Option<&'a str>,
+    pub(super) node_attestor_type: Option<&'a str>,
+    pub(super) agent_id: Option<&'a str>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn entry(id: &'a str) -> Self {
+        Self { registration_id: Some(id), ..Self::default() }
+    }
+
+    pub(super) fn id(id: &'a str) -> Self {
+        Self { spiffe_id: Some(id), ..Self::default() }
+    }
+
+    pub(super) fn trust_domain(name: &'a str) -> Self {
+        Self { trust_domain_id: Some(name), ..Self::default() }
+    }
+
+    /// The status `message`, logged.
+    pub(super) fn fail(&self, code: Code, message: &str) -> Status {
+        self.log(code, message, None);
+        Status::new(code, message)
+    }
+
+    /// The status `message: cause`, logged. Of what was not found the cause is not told.
+    pub(super) fn fail_with(&self, code: Code, message: &str, cause: impl Display) -> Status {
+        if code == Code::NotFound {
+            return self.fail(code, message);
+        }
+        let cause = cause.to_string();
+        self.log(code, message, Some(&cause));
+        Status::new(code, format!("{message}: {cause}"))
+    }
+
+    fn log(&self, code: Code, message: &str, error: Option<&str>) {
+        let message = match code {
+            Code::InvalidArgument => format!("Invalid argument: {message}"),
+            _ => capitalized(message),
+        };
+        let Self { registration_id, spiffe_id, trust_domain_id, node_attestor_type, agent_id } = *self;
+        tracing::error!(
+            error,
+            registration_id,
+            spiffe_id,
+            trust_domain_id,
+            node_attestor_type,
+            agent_id,
+            "{message}"
+        );
+    }
+}
+
+/// The status `message`, logged.
+pub(super) fn fail(code: Code, message: &str) -> Status {
+    Context::default().fail(code, message)
+}
+
+/// The status `message: cause`, logged.
+pub(super) fn fail_with(code: Code, message: &str, cause: impl Display) -> Status {
+    Context::default().fail_with(code, message, cause)
+}
+
+/// The status of an item that went well.
+pub(super) fn ok() -> types::Status {
+    types::Status { code: 0, message: "OK".to_owned() }
+}
+
+/// The status of an item.
+pub(super) fn item(status: &Status) -> types::Status {
+    types::Status { code: i32::from(status.code()), message: status.message().to_owned() }
+}
+
+/// PermissionDenied with its reason in the details.
+pub(super) fn denied(reason: Reason, message: impl Into<String>) -> Status {
+    let message = message.into();
+    let details = types::PermissionDeniedDetails { reason: reason.into() };
+    let rich = spire_wire::rpc::Status {
+        code: Code::PermissionDenied.into(),
+        message: message.clone(),
+        details: vec![prost_types::Any {
+            type_url: types::PermissionDeniedDetails::type_url(),
+            value: details.encode_to_vec(),
+        }],
+    };
+    Status::with_details(Code::PermissionDenied, message, rich.encode_to_vec().into())
+}
+
+/// The code of a datastore's error where the reference passes it on (Unknown counts as Internal).
+pub(super) fn store_code(error: &datastore::Error) -> Code {
+    match error {
+        datastore::Error::NotFound | datastore::Error::Missing(_) => Code::NotFound,
+        datastore::Error::AlreadyExists(_) => Code::AlreadyExists,
+        datastore::Error::Invalid(_) => Code::InvalidArgument,
+        datastore::Error::InUse(_) => Code::FailedPrecondition,
+        datastore::Error::Unavailable(_) => Code::Unavailable,
+        datastore::Error::Internal(_) => Code::Internal,
+    }
+}
+
+/// The code of a plugin's error.
+pub(super) fn plugin_code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::Canceled => Code::Cancelled,
+        ErrorKind::Unknown => Code::Unknown,
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::Aborted => Code::Aborted,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+    }
+}
+
+/// A code's name as Go prints it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+/// A status as Go prints it as an error.
+pub(super) fn go_error(status: &Status) -> String {
+    format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
+}
+
+/// A text as Go's `%q` shows it, for the plain texts that IDs and names are.
+pub(super) fn quoted(text: &str) -> String {
+    spire_compat::quote::quote(text)
+}
+
+fn capitalized(message: &str) -> String {
+    let mut chars = message.chars();
+    chars.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + chars.as_str())
+}

@@ -1,0 +1,126 @@
+//! Reading everything: at the start, and slowly now and then to compare.
+
+use std::collections::HashSet;
+
+use spire_core::entries::{AgentRecord, Record};
+use spire_core::model::{EntryFilter, EntryId, Node, NodeFilter, Paging};
+use spire_core::spiffe::SpiffeId;
+use spire_ports::datastore::{Consistency, EventId, Result};
+
+use super::{LiveEntries, Payload, put, take};
+
+/// Rows read at once: a page of entries is about a megabyte.
+const PAGE: u32 = 2000;
+
+impl LiveEntries {
+    /// Reads everything into the view, and starts following events from before the first row was read: a write that
+    /// comes meanwhile is read again.
+    pub(super) async fn load_all(&self) -> Result<()> {
+        let (entry_event, node_event) = self.store.latest_events().await?;
+        self.tracker.lock().await.start(entry_event, node_event);
+        self.sweep_entries(entry_event).await?;
+        self.sweep_nodes(node_event).await
+    }
+
+    /// Compares the view with everything that is stored, and sets right what differs. Returns the error of the
+    /// datastore; what was compared until then stays.
+    ///
+    /// # Errors
+    /// The datastore's.
+    pub async fn sweep(&self) -> Result<()> {
+        let (entry_event, node_event) = self.store.latest_events().await?;
+        self.sweep_entries(entry_event).await?;
+        self.sweep_nodes(node_event).await
+    }
+
+    /// Rows are taken as of `event`: whatever the view knows from a later write stays.
+    async fn sweep_entries(&self, event: EventId) -> Result<()> {
+        let filter = EntryFilter::default();
+        let mut stored: HashSet<EntryId> = HashSet::new();
+        let mut paging = Paging { token: String::new(), size: PAGE };
+        loop {
+            let page = self.store.entry_list(&filter, Some(&paging), Consistency::Current).await?;
+            stored.extend(page.items.iter().map(|entry| entry.id.clone()));
+            let view = self.snapshot();
+            let changed: Vec<_> = page
+                .items
+                .iter()
+                .filter(|entry| {
+                    view.record(&entry.id).is_none_or(|known| {
+                        known.event <= event
+                            && (known.revision != entry.revision || known.payload != Payload::new(entry))
+                    })
+                })
+                .collect();
+            drop(view);
+            if !changed.is_empty() {
+                self.apply(|next, _, changes| {
+                    if next.is_empty() {
+                        // Nobody sees anything yet, so there is nobody to tell.
+                        for entry in changed {
+                            next.upsert(Record::new(entry, event, Payload::new(entry)));
+                        }
+                    } else {
+                        changed.into_iter().for_each(|entry| put(next, changes, entry, event));
+                    }
+                });
+            }
+            if page.next.is_empty() {
+                break;
+            }
+            paging.token = page.next;
+        }
+        let view = self.snapshot();
+        let gone: Vec<EntryId> = view
+            .records()
+            .filter(|known| known.event <= event && !stored.contains(&known.id))
+            .map(|known| known.id.clone())
+            .collect();
+        drop(view);
+        if !gone.is_empty() {
+            self.apply(|next, _, changes| gone.iter().for_each(|id| take(next, changes, id, event)));
+        }
+        Ok(())
+    }
+
+    async fn sweep_nodes(&self, event: EventId) -> Result<()> {
+        let filter = NodeFilter { fetch_selectors: true, ..NodeFilter::default() };
+        let mut paging = Paging { token: String::new(), size: PAGE };
+        loop {
+            let page = self.store.node_list(&filter, Some(&paging)).await?;
+            let nodes: Vec<Node> = page.items;
+            if !nodes.is_empty() {
+                self.apply(|next, _, changes| {
+                    for node in &nodes {
+                        super::writes::put_node(next, changes, node, event);
+                    }
+                });
+            }
+            if page.next.is_empty() {
+                return Ok(());
+            }
+            paging.token = page.next;
+        }
+    }
+}
+
+/// What the view keeps of a node.
+pub(super) fn agent_record(node: &Node, event: EventId) -> AgentRecord {
+    AgentRecord { selectors: node.selectors.clone(), expires_at: expiry(node), event }
+}
+
+/// When the last SVID of an agent expires.
+fn expiry(node: &Node) -> spire_core::time::Timestamp {
+    node.new_expires_at.map_or(node.expires_at, |new| new.max(node.expires_at))
+}
+
+/// Whether two answers for an agent would differ.
+pub(super) fn same_agent(known: Option<&AgentRecord>, node: &Node) -> bool {
+    known.is_some_and(|known| known.selectors == node.selectors)
+}
+
+/// An agent that the store does not have any more.
+pub(super) fn remove_agent(view: &mut super::View, changes: &super::Changes, id: &SpiffeId) {
+    view.remove_agent(id);
+    changes.end(id);
+}
