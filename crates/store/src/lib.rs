@@ -8,11 +8,11 @@
 mod config;
 mod convert;
 mod fault;
+mod plugin_data;
 mod query;
 mod schema;
 mod sqlite;
 mod store;
-mod x509;
 
 pub use config::{DatabaseType, SqlConfig};
 pub use store::SqlStore;

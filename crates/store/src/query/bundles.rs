@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use spire_core::model::{Page, Paging};
+use spire_core::pki::Certificate;
 use spire_core::spiffe::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{BundleMask, Bundles, DeleteMode, Error, Result};
@@ -12,9 +13,11 @@ use super::entries::by_rows;
 use super::entry_writes::delete_row;
 use super::{count, each_row, entry_event, execute, first_row, page, readable};
 use crate::convert::{bundle_from_blob, bundle_key, bundle_to_blob, now_text, text_or_empty, trust_domain};
-use crate::fault::Sql;
+use crate::fault::{Fault, Sql};
 use crate::store::SqlStore;
-use crate::x509::certificates;
+
+/// How many certificates an authority may consist of.
+const MAX_CERTIFICATES: usize = 16;
 
 #[async_trait]
 impl Bundles for SqlStore {
@@ -269,7 +272,13 @@ fn decode(domain: TrustDomain, row: &rusqlite::Row<'_>, column: usize) -> Sql<Bu
 }
 
 fn has_subject_key_id(authority: &X509Authority, key: &str) -> Sql<bool> {
-    Ok(certificates(&authority.der)?.first().is_some_and(|certificate| certificate.subject_key_id == key))
+    Ok(certificates(authority)?.first().is_some_and(|certificate| certificate.authority_id() == key))
+}
+
+/// The certificates of an authority: one, or in old databases several in a row.
+fn certificates(authority: &X509Authority) -> Sql<Vec<Certificate>> {
+    let parsed = Certificate::many_from_der(authority.der.clone(), MAX_CERTIFICATES);
+    parsed.map_err(|error| Fault::unreadable(format!("cannot parse certificates: {error}")))
 }
 
 /// Removes a bundle. Entries that federate with it follow the mode; each of them gets an event, since what
@@ -313,12 +322,11 @@ fn prune(bundle: &mut Bundle, expired_before: Timestamp) -> Sql<bool> {
     let mut kept = Vec::with_capacity(bundle.x509_authorities.len());
     let mut changed = false;
     for authority in &bundle.x509_authorities {
-        let facts = certificates(&authority.der)?;
-        match facts.iter().find(|certificate| certificate.not_after <= expired_before) {
+        match certificates(authority)?.iter().find(|certificate| certificate.not_after() <= expired_before) {
             // An authority with one expired certificate is dropped as a whole.
             Some(expired) => {
                 info!(
-                    subsystem_name = "sql", serial_number = expired.serial_number, expiration = %expired.not_after,
+                    subsystem_name = "sql", serial_number = expired.serial(), expiration = %expired.not_after(),
                     "Pruning CA certificate due to expiration"
                 );
                 changed = true;

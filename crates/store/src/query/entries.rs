@@ -8,7 +8,7 @@ use spire_core::spiffe::Selectors;
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{Consistency, Creation, Entries, Result, Written};
 
-use super::{children, count, each_row, entry_writes, filter, first_row, page, readable};
+use super::{children, count, each_row, entry_writes, filter, page, readable};
 use crate::convert::{
     Interner, attributes_from_blob, flag, json_texts, number_or_zero, rounded, spiffe_id, text_or_empty,
     time_or_none,
@@ -122,13 +122,6 @@ pub(super) fn selectors_of(conn: &Connection, row: i64) -> Sql<Selectors> {
         },
     )?;
     Ok(selectors.into_iter().collect())
-}
-
-/// Whether the id is taken.
-pub(super) fn exists(conn: &Connection, id: &str) -> Sql<bool> {
-    let found =
-        first_row(conn, "SELECT 1 FROM registered_entries WHERE entry_id = ?1", params![id], |_| Ok(()))?;
-    Ok(found.is_some())
 }
 
 /// Complete entries of a query that starts with [`SELECT`] and is ordered by row id. Those that cannot be

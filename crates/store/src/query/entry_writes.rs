@@ -1,4 +1,5 @@
-//! Registration entries: writing. Every item of a batch has a savepoint of its own.
+//! Registration entries: writing. An item of a batch is checked before it writes, so that one that fails leaves
+//! nothing behind and the others need no savepoint: SQLite copies every page that a savepoint may restore.
 
 use rusqlite::{Connection, params};
 use spire_core::model::{Attributes, Entry, EntryId, EntryMask};
@@ -8,7 +9,7 @@ use spire_ports::datastore::{Creation, Error, Result, Written};
 use time::OffsetDateTime;
 use tracing::info;
 
-use super::entries::{by_rows, exists, row_by_entry_id, selectors_of};
+use super::entries::{by_rows, row_by_entry_id, selectors_of};
 use super::{each_row, entry_event, execute, first_row};
 use crate::convert::{attributes_to_blob, bundle_key, check_entry_id, rounded, text_or_empty, time_text};
 use crate::fault::Sql;
@@ -24,10 +25,6 @@ pub(super) fn create(conn: &Connection, entries: Vec<Entry>) -> Sql<Vec<Result<C
         validate(&entry)?;
         if let Some(similar) = similar(conn, &entry)? {
             return Ok(Creation::Similar(similar));
-        }
-        if exists(conn, entry.id.as_str())? {
-            let text = "UNIQUE constraint failed: registered_entries.entry_id";
-            return Err(Error::AlreadyExists(text.into()).into());
         }
         let bundles = bundle_rows(conn, &mut entry.federates_with)?;
         entry.revision = 0;
@@ -72,6 +69,8 @@ pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<V
         };
         entry.apply(update, *mask);
         validate_update(&entry, *mask)?;
+        let bundles =
+            if mask.federates_with { bundle_rows(conn, &mut entry.federates_with)? } else { Vec::new() };
         entry.revision += 1;
         entry.attributes = stored_attributes(entry.attributes);
         execute(
@@ -104,7 +103,6 @@ pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<V
             insert_dns_names(conn, row, &entry, &now)?;
         }
         if mask.federates_with {
-            let bundles = bundle_rows(conn, &mut entry.federates_with)?;
             delete_federates_with(conn, row)?;
             insert_federates_with(conn, row, &bundles)?;
         }
@@ -159,7 +157,7 @@ pub(super) fn delete_row(conn: &Connection, row: i64, entry: Entry) -> Sql<Writt
 }
 
 /// Runs the work for each item so that the failure of one leaves the others be. A failure of the database
-/// itself ends the batch.
+/// itself, or of an item that has written, ends the batch, whose transaction is undone as a whole.
 fn each_item<I, T>(
     conn: &Connection,
     items: impl IntoIterator<Item = I>,
@@ -168,16 +166,14 @@ fn each_item<I, T>(
     let items = items.into_iter();
     let mut outcomes = Vec::with_capacity(items.size_hint().0);
     for item in items {
-        execute(conn, "SAVEPOINT item", [])?;
+        let before = conn.total_changes();
         match work(item) {
             Ok(value) => outcomes.push(Ok(value)),
-            Err(fault) if matches!(fault.0, Error::Unavailable(_)) => return Err(fault),
-            Err(fault) => {
-                execute(conn, "ROLLBACK TO item", [])?;
-                outcomes.push(Err(fault.0));
+            Err(fault) if matches!(fault.0, Error::Unavailable(_)) || conn.total_changes() != before => {
+                return Err(fault);
             }
+            Err(fault) => outcomes.push(Err(fault.0)),
         }
-        execute(conn, "RELEASE item", [])?;
     }
     Ok(outcomes)
 }
@@ -210,6 +206,12 @@ fn validate_update(entry: &Entry, mask: EntryMask) -> Sql<()> {
     }
     if entry.jwt_svid_ttl < 0 {
         return invalid("JwtSvidTtl is not set");
+    }
+    let mut names: Vec<&str> = entry.dns_names.iter().map(|name| &**name).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        let text = "UNIQUE constraint failed: dns_names.registered_entry_id, dns_names.value";
+        return Err(Error::AlreadyExists(text.into()).into());
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spire_ports::datastore::{Error, Result};
 
-use super::BUSY_TIMEOUT;
+use super::{BUSY_TIMEOUT, CACHE_SIZE};
 
 /// A parsed connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(crate) struct Dsn {
     display: String,
     synchronous: &'static str,
     busy_timeout: Duration,
+    cache_size: i64,
     in_memory: bool,
 }
 
@@ -48,6 +49,7 @@ impl Dsn {
             display,
             synchronous: synchronous(query).map_err(invalid)?,
             busy_timeout: busy_timeout(query).map_err(invalid)?,
+            cache_size: cache_size(query).map_err(invalid)?,
             in_memory,
         })
     }
@@ -72,6 +74,11 @@ impl Dsn {
     /// How long to wait for another writer.
     pub(crate) fn busy_timeout(&self) -> Duration {
         self.busy_timeout
+    }
+
+    /// Page cache of a connection, as SQLite's `cache_size`: pages, or KiB when negative.
+    pub(crate) fn cache_size(&self) -> i64 {
+        self.cache_size
     }
 
     /// Whether the database is private to its connection, so that nothing else can read it.
@@ -133,6 +140,13 @@ fn busy_timeout(query: &str) -> std::result::Result<Duration, String> {
             .parse::<u32>()
             .map(|millis| Duration::from_millis(millis.into()))
             .map_err(|_| format!("Invalid _busy_timeout: {millis}")),
+    }
+}
+
+fn cache_size(query: &str) -> std::result::Result<i64, String> {
+    match parameter(query, &["_cache_size"]) {
+        None => Ok(CACHE_SIZE),
+        Some(size) => size.parse().map_err(|_| format!("Invalid _cache_size: {size}")),
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn open_writer(dsn: &Dsn) -> Sql<Connection> {
     let set = || -> rusqlite::Result<()> {
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         conn.pragma_update(None, "synchronous", dsn.synchronous())?;
+        // Pages that a savepoint may restore are kept in memory, not in a temporary file.
+        conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "foreign_keys", true)
     };
     set().map_err(|error| with_path(error, dsn))?;
@@ -46,6 +48,7 @@ fn open(dsn: &Dsn) -> Sql<Connection> {
     let prepare = || -> rusqlite::Result<Connection> {
         let conn = Connection::open_with_flags(dsn.target(), flags)?;
         conn.busy_timeout(dsn.busy_timeout())?;
+        conn.pragma_update(None, "cache_size", dsn.cache_size())?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         // A database that is not one is found out here and not at the first query.
         conn.query_row("SELECT COUNT(*) FROM sqlite_master", [], |_| Ok(()))?;
@@ -67,3 +70,6 @@ fn with_path(error: rusqlite::Error, dsn: &Dsn) -> Fault {
 
 /// How long a statement waits for another process that writes, unless the connection string says.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Page cache of a connection, unless the connection string says: SQLite's own default, 2 MiB.
+const CACHE_SIZE: i64 = -2000;

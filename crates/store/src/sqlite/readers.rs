@@ -46,8 +46,12 @@ impl Readers {
                 None => open_reader(&pool.dsn).map_err(|fault| fault.0)?,
             };
             let outcome = snapshot(&conn, work);
-            if conn.is_autocommit() && !pool.permits.is_closed() {
-                pool.idle.lock().push(conn);
+            if conn.is_autocommit() {
+                // Under the lock, so that `close` either sees the connection or is seen here.
+                let mut idle = pool.idle.lock();
+                if !pool.permits.is_closed() {
+                    idle.push(conn);
+                }
             }
             drop(permit);
             outcome.map_err(|fault| fault.0)

@@ -138,11 +138,19 @@ fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Mess
     let mut close = false;
     let mut lost = Ok(());
     while let Some(mut job) = next.take() {
-        let ran = savepoint(conn, |conn| job.run(conn));
+        let ran = if jobs.is_empty() {
+            undoable(conn, |conn| job.run(conn))
+        } else {
+            savepoint(conn, |conn| job.run(conn)).map(|()| true)
+        };
         jobs.push(job);
-        if let Err(fault) = ran {
-            lost = Err(reported(fault, path));
-            break;
+        match ran {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(fault) => {
+                lost = Err(reported(fault, path));
+                break;
+            }
         }
         if jobs.len() < JOBS_PER_TRANSACTION {
             match queue.try_recv() {
@@ -152,7 +160,8 @@ fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Mess
             }
         }
     }
-    let ended = lost.and_then(|()| commit(conn, path));
+    // The first job may have undone its transaction; then there is nothing to commit.
+    let ended = lost.and_then(|()| if conn.is_autocommit() { Ok(()) } else { commit(conn, path) });
     if ended.is_err() && !conn.is_autocommit() {
         // Nothing more can be done about a rollback that fails; the next BEGIN will report it.
         let _ = conn.execute_batch("ROLLBACK");
@@ -168,7 +177,27 @@ fn commit(conn: &Connection, path: &str) -> Result<()> {
     committed.map(drop).map_err(|error| reported(Fault::from(error), path))
 }
 
-/// Runs a job so that it can be undone alone. An error means that the whole transaction is lost.
+/// Runs the first job of a transaction: undoing it is undoing the transaction, which costs nothing until it
+/// happens. Whether the transaction is still open.
+fn undoable(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<bool> {
+    let keep = run(conn);
+    match (keep, conn.is_autocommit()) {
+        (true, true) => Err(rolled_back()),
+        (true, false) => Ok(true),
+        (false, true) => Ok(false),
+        (false, false) => {
+            conn.execute_batch("ROLLBACK")?;
+            Ok(false)
+        }
+    }
+}
+
+/// A full disk, among others, makes SQLite roll back everything.
+fn rolled_back() -> Fault {
+    Error::Unavailable("the transaction was rolled back".into()).into()
+}
+
+/// Runs a further job so that it can be undone alone. An error means that the whole transaction is lost.
 fn savepoint(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<()> {
     let execute = |sql: &str| -> Sql<()> {
         conn.prepare_cached(sql)?.execute([])?;
@@ -176,9 +205,8 @@ fn savepoint(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<()
     };
     execute("SAVEPOINT job")?;
     let keep = run(conn);
-    // A full disk, among others, makes SQLite roll back everything.
     if conn.is_autocommit() {
-        return Err(Error::Unavailable("the transaction was rolled back".into()).into());
+        return Err(rolled_back());
     }
     if !keep {
         execute("ROLLBACK TO job")?;
