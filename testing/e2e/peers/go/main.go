@@ -1,0 +1,187 @@
+// A workload that knows SPIFFE and nothing of the programs under test: it gets its identity over the
+// Workload API through go-spiffe and says on standard output what it got, a line a fact.
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+// A run that lasts longer is stuck: the test that started it has its own, shorter bounds.
+const longest = 5 * time.Minute
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	if len(os.Args) < 3 {
+		fail(fmt.Errorf("usage: peer serve|call|jwt|watch SOCKET [ARG...]"))
+	}
+	socket := workloadapi.WithAddr("unix://" + os.Args[2])
+	args := os.Args[3:]
+	var err error
+	switch os.Args[1] {
+	case "serve":
+		err = serve(ctx, socket, args[0])
+	case "call":
+		err = call(ctx, socket, args[0], args[1])
+	case "jwt":
+		err = jwt(ctx, socket, args[0])
+	case "watch":
+		err = watch(ctx, socket)
+	default:
+		err = fmt.Errorf("unknown command %q", os.Args[1])
+	}
+	if err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "error:", err)
+	os.Exit(1)
+}
+
+// serve answers each line of each client whose SPIFFE ID is the allowed one, until it is ended.
+func serve(ctx context.Context, socket workloadapi.ClientOption, allowed string) error {
+	id, err := spiffeid.FromString(allowed)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(socket))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	config := tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(id))
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening", listener.Addr())
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go answer(connection.(*tls.Conn))
+	}
+}
+
+func answer(connection *tls.Conn) {
+	defer connection.Close()
+	if err := connection.Handshake(); err != nil {
+		fmt.Println("refused:", err)
+		return
+	}
+	leaf := connection.ConnectionState().PeerCertificates[0]
+	lines := bufio.NewScanner(connection)
+	for lines.Scan() {
+		fmt.Println("served", leaf.URIs[0], leaf.SerialNumber)
+		fmt.Fprintf(connection, "%s to %s\n", lines.Text(), leaf.URIs[0])
+	}
+}
+
+// call says one line to a server whose SPIFFE ID must be the expected one.
+func call(ctx context.Context, socket workloadapi.ClientOption, address, expected string) error {
+	id, err := spiffeid.FromString(expected)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(socket))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	dialer := tls.Dialer{
+		NetDialer: &net.Dialer{},
+		Config:    tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(id)),
+	}
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	if _, err := fmt.Fprintln(connection, "hello"); err != nil {
+		return err
+	}
+	reply, err := bufio.NewReader(connection).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	fmt.Print("reply ", reply)
+	return nil
+}
+
+// jwt fetches a token and has it judged twice: here, with the bundles of the Workload API, and by the agent.
+func jwt(ctx context.Context, socket workloadapi.ClientOption, audience string) error {
+	source, err := workloadapi.NewJWTSource(ctx, workloadapi.WithClientOptions(socket))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	svid, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience})
+	if err != nil {
+		return err
+	}
+	fmt.Println("fetched", svid.ID, svid.Audience)
+	own, err := jwtsvid.ParseAndValidate(svid.Marshal(), source, []string{audience})
+	if err != nil {
+		return err
+	}
+	fmt.Println("validated here", own.ID)
+	theirs, err := workloadapi.ValidateJWTSVID(ctx, svid.Marshal(), audience, socket)
+	if err != nil {
+		return err
+	}
+	fmt.Println("validated there", theirs.ID)
+	if _, err := workloadapi.ValidateJWTSVID(ctx, svid.Marshal(), audience+"-other", socket); err != nil {
+		fmt.Println("other audience refused")
+	}
+	return nil
+}
+
+type watcher struct{}
+
+func (watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
+	svid := c.DefaultSVID()
+	leaf := svid.Certificates[0]
+	bundle, _ := c.Bundles.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
+	ids := ""
+	for _, one := range c.SVIDs {
+		ids += one.ID.String() + ","
+	}
+	fmt.Println("x509", svid.ID, leaf.SerialNumber, leaf.NotAfter.Unix(), "roots", len(bundle.X509Authorities()),
+		"dns", leaf.DNSNames, "all", ids)
+}
+
+func (watcher) OnX509ContextWatchError(err error) { fmt.Println("x509 error", err) }
+
+func (watcher) OnJWTBundlesUpdate(set *jwtbundle.Set) {
+	for _, bundle := range set.Bundles() {
+		fmt.Println("jwt", bundle.TrustDomain(), "keys", len(bundle.JWTAuthorities()))
+	}
+}
+
+func (watcher) OnJWTBundlesWatchError(err error) { fmt.Println("jwt error", err) }
+
+// watch prints each update of the X.509 and JWT bundle streams.
+func watch(ctx context.Context, socket workloadapi.ClientOption) error {
+	client, err := workloadapi.New(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	go client.WatchJWTBundles(ctx, watcher{})
+	return client.WatchX509Context(ctx, watcher{})
+}
