@@ -4,7 +4,10 @@
 //! plugins are seen as traits only; which ones stand behind them is decided in the binary.
 
 pub mod api;
+pub mod assembly;
 pub mod config;
 #[cfg(test)]
 mod fixture;
 pub mod runtime;
+#[cfg(test)]
+mod tests;

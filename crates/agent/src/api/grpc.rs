@@ -21,11 +21,11 @@ const REQUEST_MAX: usize = 256 * 1024;
 
 /// A message with its frame, to be sent by any number of streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Framed(Bytes);
+pub(crate) struct Framed(Bytes);
 
 impl Framed {
     /// Encodes a message.
-    pub(super) fn new(message: &impl Message) -> Self {
+    pub(crate) fn new(message: &impl Message) -> Self {
         let len = message.encoded_len();
         let mut buffer = BytesMut::with_capacity(PREFIX + len);
         buffer.put_u8(0);
@@ -33,11 +33,6 @@ impl Framed {
         // The buffer has room for the whole message, the only way to fail.
         let _ = message.encode(&mut buffer);
         Self(buffer.freeze())
-    }
-
-    #[cfg(test)]
-    pub(super) fn decode<M: Message + Default>(&self) -> M {
-        M::decode(&self.0[PREFIX..]).unwrap()
     }
 }
 
@@ -74,7 +69,7 @@ pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 /// The answer of a unary call.
-pub(super) fn unary(answer: Result<Framed, Status>) -> Response<Body> {
+pub(crate) fn unary(answer: Result<Framed, Status>) -> Response<Body> {
     match answer {
         Ok(message) => {
             let body = Full::new(message.0).with_trailers(async { Some(Ok(trailers(&Status::ok("")))) });
@@ -85,7 +80,7 @@ pub(super) fn unary(answer: Result<Framed, Status>) -> Response<Body> {
 }
 
 /// The answer of a streaming call: messages until the stream ends with a status.
-pub(super) fn streaming<S>(messages: S) -> Response<Body>
+pub(crate) fn streaming<S>(messages: S) -> Response<Body>
 where
     S: Stream<Item = Result<Framed, Status>> + Send + 'static,
 {

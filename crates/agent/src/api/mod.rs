@@ -1,7 +1,7 @@
 //! The Workload API's socket: the SPIFFE Workload API, gRPC health and gRPC reflection.
 
 pub mod encode;
-mod grpc;
+pub(crate) mod grpc;
 mod health;
 mod reflection;
 mod workload;

@@ -92,7 +92,7 @@ fn join(scope: &str, name: &str) -> String {
 enum Question {
     File(String),
     Symbol(String),
-    Extension(String, i32),
+    Extension,
     Extensions(String),
     Services,
     Nothing,
@@ -134,7 +134,7 @@ impl Tables {
                 files(self.descriptors.symbols.get(&symbol).map_or("", String::as_str))
             }
             // None of our messages can be extended (proto3).
-            Question::Extension(..) => Answer::Error(Code::NotFound, "proto: not found".to_owned()),
+            Question::Extension => Answer::Error(Code::NotFound, "proto: not found".to_owned()),
             Question::Extensions(message) if self.descriptors.symbols.contains_key(&message) => {
                 Answer::Extensions(message)
             }
@@ -160,9 +160,7 @@ macro_rules! version {
                 match request {
                     Some(MessageRequest::FileByFilename(name)) => Question::File(name),
                     Some(MessageRequest::FileContainingSymbol(symbol)) => Question::Symbol(symbol),
-                    Some(MessageRequest::FileContainingExtension(e)) => {
-                        Question::Extension(e.containing_type, e.extension_number)
-                    }
+                    Some(MessageRequest::FileContainingExtension(_)) => Question::Extension,
                     Some(MessageRequest::AllExtensionNumbersOfType(message)) => Question::Extensions(message),
                     Some(MessageRequest::ListServices(_)) => Question::Services,
                     None => Question::Nothing,
@@ -262,7 +260,7 @@ mod tests {
         for question in [
             Question::File("x.proto".to_owned()),
             Question::Symbol("x".to_owned()),
-            Question::Extension("X509SVIDResponse".to_owned(), 1),
+            Question::Extension,
             Question::Extensions("x".to_owned()),
         ] {
             assert!(matches!(ask(question), Answer::Error(Code::NotFound, _)));

@@ -147,7 +147,7 @@ impl AgentSvid {
 }
 
 /// What attestation gave: an SVID, fresh or stored, and the authorities to trust.
-pub struct Attested {
+pub(super) struct Attested {
     /// The agent's SVID.
     pub svid: AgentSvid,
     /// The bundle of the trust domain; from storage it has X.509 authorities only.
@@ -157,7 +157,7 @@ pub struct Attested {
 }
 
 /// Attests the agent, or finds that it still has a good SVID.
-pub struct NodeAttestation<'a> {
+pub(super) struct NodeAttestation<'a> {
     /// The settings.
     pub options: &'a Options,
     /// Where SVID and bundle are kept.
@@ -178,7 +178,7 @@ impl NodeAttestation<'_> {
     ///
     /// # Errors
     /// [`AttestError`] says why there is no SVID.
-    pub async fn run(&self, trust: FirstTrust) -> Result<Attested, AttestError> {
+    pub(super) async fn run(&self, trust: FirstTrust) -> Result<Attested, AttestError> {
         let domain = &self.options.trust_domain;
         let authorities = match trust {
             FirstTrust::Insecure => None,
@@ -308,7 +308,7 @@ impl NodeAttestation<'_> {
 ///
 /// # Errors
 /// [`AttestError`]: the server's refusal comes before the plugin's own account of it.
-pub async fn attest_with(
+pub(super) async fn attest_with(
     client: &ServerClient,
     attestor: &dyn AgentNodeAttestor,
     key: Arc<dyn Key>,

@@ -13,7 +13,7 @@ const MAX_MULTIPLE: u32 = 24;
 
 /// Waits that grow by half each time, up to a limit, with 10 % of jitter.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     initial: Duration,
     max: Duration,
     max_elapsed: Option<Duration>,
@@ -23,7 +23,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// Starts with waits of about `initial`, which grow to 24 times that.
-    pub fn new(initial: Duration) -> Self {
+    pub(super) fn new(initial: Duration) -> Self {
         Self {
             initial,
             max: initial * MAX_MULTIPLE,
@@ -35,24 +35,24 @@ impl Backoff {
 
     /// With another limit for one wait.
     #[must_use]
-    pub fn max(self, max: Duration) -> Self {
+    pub(super) fn max(self, max: Duration) -> Self {
         Self { max, ..self }
     }
 
     /// Gives up when this has passed since the last reset.
     #[must_use]
-    pub fn max_elapsed(self, max_elapsed: Duration) -> Self {
+    pub(super) fn max_elapsed(self, max_elapsed: Duration) -> Self {
         Self { max_elapsed: Some(max_elapsed), ..self }
     }
 
     /// Forgets the failures.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.next = self.initial;
         self.started = Instant::now();
     }
 
     /// How long to wait now; `None` when it is time to give up. `random` is evenly distributed.
-    pub fn next(&mut self, random: u64) -> Option<Duration> {
+    pub(super) fn next(&mut self, random: u64) -> Option<Duration> {
         let planned = self.next;
         self.next = planned.mul_f64(MULTIPLIER).min(self.max);
         let wait = spread(planned, random);
@@ -62,7 +62,7 @@ impl Backoff {
 }
 
 /// The duration ±10 %.
-pub fn spread(planned: Duration, random: u64) -> Duration {
+pub(super) fn spread(planned: Duration, random: u64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "a jitter needs no precision")]
     let fraction = random as f64 / u64::MAX as f64;
     planned.mul_f64(1.0 - JITTER + 2.0 * JITTER * fraction)
@@ -71,35 +71,35 @@ pub fn spread(planned: Duration, random: u64) -> Duration {
 /// A batch size that is halved by each failure and doubled by each success
 /// (pkg/common/backoff/size_backoff.go).
 #[derive(Clone, Copy, Debug)]
-pub struct BatchSize {
+pub(super) struct BatchSize {
     max: usize,
     current: usize,
 }
 
 impl BatchSize {
     /// Starts at the largest size.
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self { max, current: max }
     }
 
     /// How many items the next batch may have.
-    pub fn get(self) -> usize {
+    pub(super) fn get(self) -> usize {
         self.current
     }
 
     /// A batch failed.
-    pub fn failed(&mut self) {
+    pub(super) fn failed(&mut self) {
         self.current = (self.current / 2).max(1);
     }
 
     /// A batch succeeded.
-    pub fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         self.current = self.current.saturating_mul(2).min(self.max);
     }
 }
 
 /// A random number for jitter, from the process's secure source.
-pub fn random() -> u64 {
+pub(super) fn random() -> u64 {
     let mut bytes = [0; 8];
     // Jitter of zero is fine when the source fails; nothing secret is made from it.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

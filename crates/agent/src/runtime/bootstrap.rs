@@ -16,6 +16,7 @@ use spire_wire::workload::X509BundlesRequest;
 use spire_wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use url::Url;
 
@@ -66,18 +67,18 @@ pub enum BootstrapError {
     #[error("no certificates found in trust bundle")]
     Empty,
     /// The other agent does not give a bundle.
-    #[error("unable to fetch trust bundle from SPIFFE Workload API {}: {}", socket.display(), GoStatus(status))]
+    #[error("unable to fetch trust bundle from SPIFFE Workload API {address}: {}", GoStatus(status))]
     WorkloadApi {
-        /// Its socket.
-        socket: PathBuf,
+        /// Where it is.
+        address: String,
         /// Its answer.
         status: Box<Status>,
     },
     /// The other agent's bundles do not have ours.
-    #[error("SPIFFE Workload API {} did not provide a trust bundle for trust domain {trust_domain:?}", socket.display())]
+    #[error("SPIFFE Workload API {address} did not provide a trust bundle for trust domain {trust_domain:?}")]
     NotProvided {
-        /// Its socket.
-        socket: PathBuf,
+        /// Where it is.
+        address: String,
         /// Ours.
         trust_domain: String,
     },
@@ -193,10 +194,10 @@ impl TrustSources {
                 let text = self.download(url, unix_socket.as_deref()).await?;
                 self.parse(&text, *format)?
             }
-            TrustBundle::WorkloadApi(socket) => {
+            TrustBundle::WorkloadApi(address) => {
                 self.announce();
-                tracing::debug!("Fetching trust bundle from SPIFFE Workload API: {}", socket.display());
-                from_workload_api(socket, &options.trust_domain).await?
+                tracing::debug!("Fetching trust bundle from SPIFFE Workload API: {address}");
+                from_workload_api(address, &options.trust_domain).await?
             }
         };
         if authorities.is_empty() {
@@ -302,30 +303,41 @@ fn read_file(path: &Path) -> Result<Vec<u8>, BootstrapError> {
 }
 
 async fn from_workload_api(
-    socket: &Path,
+    address: &str,
     trust_domain: &TrustDomain,
 ) -> Result<Vec<Certificate>, BootstrapError> {
-    let failed = |status| BootstrapError::WorkloadApi { socket: socket.to_owned(), status: Box::new(status) };
+    let failed =
+        |status| BootstrapError::WorkloadApi { address: address.to_owned(), status: Box::new(status) };
+    let channel = workload_api(address).ok_or_else(|| {
+        failed(Status::invalid_argument("workload endpoint socket URI must have a unix:// or tcp:// scheme"))
+    })?;
     let mut request = Request::new(X509BundlesRequest {});
     request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
     let fetch = async {
-        let mut client = SpiffeWorkloadApiClient::new(unix_channel(UnixConnector::new(socket)));
-        let mut answers = client.fetch_x509_bundles(request).await?.into_inner();
+        let mut answers =
+            SpiffeWorkloadApiClient::new(channel).fetch_x509_bundles(request).await?.into_inner();
         answers.message().await?.ok_or_else(|| Status::unknown("EOF"))
     };
     let answer = tokio::time::timeout(WORKLOAD_API_TIMEOUT, fetch)
         .await
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded")))
         .map_err(failed)?;
-    let der =
-        answer.bundles.get(&trust_domain.id_string()).or_else(|| answer.bundles.get(trust_domain.name()));
-    let der = der.ok_or_else(|| BootstrapError::NotProvided {
-        socket: socket.to_owned(),
+    let der = answer.bundles.get(&trust_domain.id_string()).ok_or_else(|| BootstrapError::NotProvided {
+        address: address.to_owned(),
         trust_domain: trust_domain.name().to_owned(),
     })?;
     // A bundle may have more certificates than a chain; the message's size bounds it.
     Certificate::many_from_der(der.clone(), MAX_CHAIN_LEN * 256)
         .map_err(|e| BootstrapError::Pem(e.to_string()))
+}
+
+/// A channel to a Workload API, without TLS as the specification has it.
+fn workload_api(address: &str) -> Option<Channel> {
+    if let Some(path) = address.strip_prefix("unix://").or_else(|| address.strip_prefix("unix:")) {
+        return Some(unix_channel(UnixConnector::new(path)));
+    }
+    let authority = address.strip_prefix("tcp://")?;
+    Some(Endpoint::from_shared(format!("http://{authority}")).ok()?.connect_lazy())
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use super::options::Options;
 use super::status::GoStatus;
 
 /// The longest that a call may take (pkg/agent/client: rpcTimeout).
-pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Federated bundles that are fetched at once (pkg/agent/client: maxBundleWorkers).
 const BUNDLE_WORKERS: usize = 10;
@@ -67,7 +67,7 @@ impl CallError {
 
 /// One item of a batch of X.509-SVIDs.
 #[derive(Debug)]
-pub enum Signed {
+pub(super) enum Signed {
     /// The chain.
     Chain(Vec<Certificate>),
     /// The server would not sign: code and message.
@@ -76,7 +76,7 @@ pub enum Signed {
 
 /// A connection to the server that is made when it is needed and can be dropped.
 #[derive(Debug)]
-pub struct ServerClient {
+pub(super) struct ServerClient {
     host: String,
     port: u16,
     tls: TlsClient,
@@ -90,7 +90,7 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`TlsSetupError`] cannot happen with a fixed crypto library.
-    pub fn new(
+    pub(super) fn new(
         options: &Options,
         trust: Arc<dyn TrustSource>,
         identity: Option<Arc<Identity>>,
@@ -104,7 +104,7 @@ impl ServerClient {
     ///
     /// # Errors
     /// As [`ServerClient::new`].
-    pub fn insecure(options: &Options) -> Result<Self, ClientSetupError> {
+    pub(super) fn insecure(options: &Options) -> Result<Self, ClientSetupError> {
         let policy = TlsPolicy { require_pq_kem: options.require_pq_kem };
         let server = SpiffeId::server(&options.trust_domain);
         Self::with_tls(options, TlsClient::insecure_bootstrap(server, policy)?)
@@ -118,7 +118,7 @@ impl ServerClient {
     }
 
     /// Drops the connection: the next call makes a new one, which shows the identity of that moment.
-    pub fn release(&self) {
+    pub(super) fn release(&self) {
         // The same arguments made a channel before, so this cannot fail; the old one would do too.
         if let Ok(fresh) = tcp_channel(&self.host, self.port, self.tls.clone()) {
             *self.channel.lock() = fresh;
@@ -126,7 +126,7 @@ impl ServerClient {
     }
 
     /// The connection. It dials when it is first used and dials again after it broke.
-    pub fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Channel {
         self.channel.lock().clone()
     }
 
@@ -134,7 +134,7 @@ impl ServerClient {
     ///
     /// # Errors
     /// [`CallError`], as for every call.
-    pub async fn post_status(&self, version: &str) -> Result<(), CallError> {
+    pub(super) async fn post_status(&self, version: &str) -> Result<(), CallError> {
         let request = PostStatusRequest { agent_version: version.to_owned(), ..PostStatusRequest::default() };
         let answer = AgentClient::new(self.channel()).post_status(timed(request)).await;
         answer.map(drop).map_err(CallError::new("failed to post agent status"))
@@ -142,7 +142,7 @@ impl ServerClient {
 
     /// A new SVID for the agent.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn renew_agent(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, CallError> {
+    pub(super) async fn renew_agent(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, CallError> {
         const DOING: &str = "failed to renew agent";
         let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.into() }) };
         let answer = AgentClient::new(self.channel()).renew_agent(timed(request)).await;
@@ -152,7 +152,7 @@ impl ServerClient {
 
     /// Every entry that the agent is authorised for. Malformed ones are left out with a warning.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn authorized_entries(&self) -> Result<Vec<Entry>, CallError> {
+    pub(super) async fn authorized_entries(&self) -> Result<Vec<Entry>, CallError> {
         let request = GetAuthorizedEntriesRequest { output_mask: Some(entry_mask()) };
         let answer = EntryClient::new(self.channel()).get_authorized_entries(timed(request)).await;
         let entries =
@@ -163,7 +163,7 @@ impl ServerClient {
     /// The bundle of the trust domain and those of the named ones that the server knows. A bundle that cannot
     /// be read is left out with a warning.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn bundles(&self, federated: Vec<TrustDomain>) -> Result<Vec<Bundle>, CallError> {
+    pub(super) async fn bundles(&self, federated: Vec<TrustDomain>) -> Result<Vec<Bundle>, CallError> {
         let mut messages = vec![self.own_bundle().await?];
         let mut fetches = stream::iter(federated)
             .map(|domain| self.federated_bundle(domain))
@@ -176,7 +176,7 @@ impl ServerClient {
 
     /// The bundle of the trust domain, which must be readable.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn bundle(&self) -> Result<Bundle, CallError> {
+    pub(super) async fn bundle(&self) -> Result<Bundle, CallError> {
         let message = self.own_bundle().await?;
         convert::bundle(message).map_err(|e| CallError::malformed("failed to parse trust domain bundle", &e))
     }
@@ -201,7 +201,10 @@ impl ServerClient {
 
     /// X.509-SVIDs for entries, in the order of the requests.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn new_x509_svids(&self, requests: Vec<(EntryId, Vec<u8>)>) -> Result<Vec<Signed>, CallError> {
+    pub(super) async fn new_x509_svids(
+        &self,
+        requests: Vec<(EntryId, Vec<u8>)>,
+    ) -> Result<Vec<Signed>, CallError> {
         let params = requests
             .into_iter()
             .map(|(id, csr)| NewX509svidParams { entry_id: id.as_str().to_owned(), csr: csr.into() })
@@ -226,7 +229,7 @@ impl ServerClient {
 
     /// A JWT-SVID. Failures that may pass are tried again until the timeout.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn new_jwt_svid(
+    pub(super) async fn new_jwt_svid(
         &self,
         entry_id: &EntryId,
         audience: &[String],
@@ -257,7 +260,7 @@ impl ServerClient {
 
     /// Hints about changes, from a server of ours.
     #[expect(clippy::missing_errors_doc, reason = "as post_status")]
-    pub async fn subscribe(&self, last_seen: Option<u64>) -> Result<Streaming<Update>, CallError> {
+    pub(super) async fn subscribe(&self, last_seen: Option<u64>) -> Result<Streaming<Update>, CallError> {
         // The stream is open as long as it is of use, so it has no deadline.
         let request = SubscribeRequest { last_seen };
         let answer = AgentPushClient::new(self.channel()).subscribe(request).await;

@@ -43,14 +43,14 @@ pub enum ConvertError {
 }
 
 /// A SPIFFE ID.
-pub fn spiffe_id(id: Option<&types::Spiffeid>) -> Result<SpiffeId, ConvertError> {
+pub(super) fn spiffe_id(id: Option<&types::Spiffeid>) -> Result<SpiffeId, ConvertError> {
     let id = id.ok_or(ConvertError::MissingId)?;
     let trust_domain = TrustDomain::parse(&id.trust_domain).map_err(ConvertError::Id)?;
     SpiffeId::from_path(&trust_domain, &id.path).map_err(ConvertError::Id)
 }
 
 /// An entry as the agent asks for it. The parent is not asked for; the entry's own ID stands in its place.
-pub fn entry(entry: types::Entry) -> Result<Entry, ConvertError> {
+pub(super) fn entry(entry: types::Entry) -> Result<Entry, ConvertError> {
     if entry.id.is_empty() {
         return Err(ConvertError::MissingEntryId);
     }
@@ -81,7 +81,7 @@ pub fn entry(entry: types::Entry) -> Result<Entry, ConvertError> {
 }
 
 /// A bundle. Its certificates are parsed, so that what is served later is known to be good.
-pub fn bundle(bundle: types::Bundle) -> Result<Bundle, ConvertError> {
+pub(super) fn bundle(bundle: types::Bundle) -> Result<Bundle, ConvertError> {
     let trust_domain = TrustDomain::parse(&bundle.trust_domain)
         .map_err(|e| ConvertError::TrustDomain(bundle.trust_domain.clone(), e))?;
     let mut converted = Bundle::empty(trust_domain);
@@ -109,7 +109,7 @@ fn key(kid: String, public_key: bytes::Bytes, expires_at: i64, tainted: bool) ->
 }
 
 /// The chain of an SVID: parsed, never empty.
-pub fn chain(ders: Vec<bytes::Bytes>) -> Result<Vec<Certificate>, ConvertError> {
+pub(super) fn chain(ders: Vec<bytes::Bytes>) -> Result<Vec<Certificate>, ConvertError> {
     if ders.len() > MAX_CHAIN_LEN {
         return Err(ConvertError::LongChain);
     }

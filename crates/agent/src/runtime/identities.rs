@@ -42,7 +42,7 @@ pub struct Identities {
 }
 
 /// The workloads of one selector set.
-pub struct Group {
+pub(super) struct Group {
     selectors: Selectors,
     /// What they get; none when the agent stops.
     view: watch::Sender<Option<Arc<Served>>>,
@@ -350,7 +350,7 @@ impl Drop for Subscription {
 }
 
 /// Selectors as Go prints their protobufs in logs: `[type:"unix" value:"uid:0" type:…]`.
-pub fn selector_list(selectors: &Selectors) -> String {
+pub(super) fn selector_list(selectors: &Selectors) -> String {
     let items: Vec<String> =
         selectors.iter().map(|s| format!("type:{:?} value:{:?}", s.kind(), s.value())).collect();
     format!("[{}]", items.join(" "))

@@ -68,7 +68,7 @@ impl SvidKeys {
 }
 
 /// The key among these that belongs to the certificate.
-pub fn key_of(keys: &[Arc<dyn Key>], certificate: &Certificate) -> Option<Arc<dyn Key>> {
+pub(super) fn key_of(keys: &[Arc<dyn Key>], certificate: &Certificate) -> Option<Arc<dyn Key>> {
     keys.iter().find(|key| key.public_key().spki() == certificate.spki_der()).cloned()
 }
 
@@ -77,7 +77,7 @@ pub fn key_of(keys: &[Arc<dyn Key>], certificate: &Certificate) -> Option<Arc<dy
 ///
 /// # Errors
 /// [`CsrError`] when the key cannot sign.
-pub async fn agent_csr(key: &dyn Key) -> Result<Vec<u8>, CsrError> {
+pub(super) async fn agent_csr(key: &dyn Key) -> Result<Vec<u8>, CsrError> {
     let unsigned = request(key.public_key(), &[])?;
     let signature = key.sign(unsigned.algorithm(), unsigned.bytes()).await?;
     Ok(unsigned.assemble(&signature))
@@ -87,7 +87,7 @@ pub async fn agent_csr(key: &dyn Key) -> Result<Vec<u8>, CsrError> {
 ///
 /// # Errors
 /// [`CsrError`] when the key cannot sign.
-pub fn workload_csr(key: &LocalKey, id: &SpiffeId) -> Result<Vec<u8>, CsrError> {
+pub(super) fn workload_csr(key: &LocalKey, id: &SpiffeId) -> Result<Vec<u8>, CsrError> {
     let unsigned = request(key.public_key(), &[id.as_str()])?;
     let signature = key.sign(unsigned.algorithm(), unsigned.bytes())?;
     Ok(unsigned.assemble(&signature))
@@ -101,11 +101,11 @@ fn request(public_key: &PublicKey, uris: &[&str]) -> Result<spire_core::pki::ToB
 }
 
 /// A KeyManager's key as rustls wants it, so that TLS needs no copy of the private key.
-pub struct TlsKey(Arc<dyn Key>);
+pub(super) struct TlsKey(Arc<dyn Key>);
 
 impl TlsKey {
     /// Signs handshakes with this key.
-    pub fn new(key: Arc<dyn Key>) -> Arc<dyn SigningKey> {
+    pub(super) fn new(key: Arc<dyn Key>) -> Arc<dyn SigningKey> {
         Arc::new(Self(key))
     }
 }

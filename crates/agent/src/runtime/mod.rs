@@ -47,3 +47,7 @@ pub use storage::StorageError;
 pub use workload::{AttestorFailed, WorkloadAttestation, WorkloadError};
 
 pub(crate) use identities::selector_text;
+#[cfg(test)]
+pub(crate) use run::start;
+#[cfg(test)]
+pub(crate) use trust::Trust;

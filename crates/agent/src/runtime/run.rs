@@ -104,7 +104,10 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
 }
 
 /// Everything before the APIs listen.
-async fn start(options: Arc<Options>, deps: &Deps) -> Result<(Arc<Core>, Arc<AgentHealth>), AgentError> {
+pub(crate) async fn start(
+    options: Arc<Options>,
+    deps: &Deps,
+) -> Result<(Arc<Core>, Arc<AgentHealth>), AgentError> {
     tracing::info!(data_dir = %options.data_dir.display(), version = deps.version, "Starting agent");
     create_data_dir(&options.data_dir)?;
     let storage = Arc::new(Storage::open(&options.data_dir).map_err(AgentError::OpenStorage)?);

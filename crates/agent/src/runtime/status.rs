@@ -7,7 +7,7 @@ use spire_wire::api::types::{PermissionDeniedDetails, permission_denied_details:
 use tonic::{Code, Status};
 
 /// A status as grpc-go prints it: `rpc error: code = NotFound desc = entry not found`.
-pub struct GoStatus<'a>(pub &'a Status);
+pub(super) struct GoStatus<'a>(pub &'a Status);
 
 impl fmt::Display for GoStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +50,7 @@ pub enum Verdict {
 }
 
 /// The verdict that a status carries in its details.
-pub fn verdict(status: &Status) -> Verdict {
+pub(super) fn verdict(status: &Status) -> Verdict {
     if status.code() != Code::PermissionDenied {
         return Verdict::Retry;
     }
@@ -75,7 +75,7 @@ pub fn verdict(status: &Status) -> Verdict {
 
 /// Whether a call failed because the server's certificate leads to no authority that we know. The text is
 /// looked at because it crosses tonic's and rustls' errors (pkg/common/x509util: IsUnknownAuthorityError).
-pub fn is_unknown_authority(error: &dyn fmt::Display) -> bool {
+pub(super) fn is_unknown_authority(error: &dyn fmt::Display) -> bool {
     error.to_string().contains("x509: certificate signed by unknown authority")
 }
 

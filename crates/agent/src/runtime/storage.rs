@@ -204,6 +204,10 @@ impl Storage {
 impl Data {
     fn parse(text: &[u8]) -> Result<Self, StorageError> {
         let malformed = |what: String| StorageError::Malformed(what);
+        // serde would take a list for the object.
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return Err(malformed("not a JSON object".to_owned()));
+        }
         let json: Json = serde_json::from_slice(text).map_err(|e| malformed(e.to_string()))?;
         let started = match json.bootstrap_start_time.as_str() {
             "" | GO_ZERO_TIME => None,

@@ -16,7 +16,7 @@ const DOING: &str = "failed to fetch authorized entries";
 
 /// What is known of an entry: revision and time of creation, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(super) struct Known {
     /// The revision.
     pub revision: i64,
     /// When the entry was created; an ID may be given again.
@@ -25,7 +25,7 @@ pub struct Known {
 
 impl Known {
     /// Of this entry.
-    pub fn of(entry: &Entry) -> Self {
+    pub(super) fn of(entry: &Entry) -> Self {
         Self { revision: entry.revision, created_at: entry.created_at.unix() }
     }
 
@@ -38,7 +38,7 @@ impl Known {
 
 /// What a sync found.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(super) struct Changes {
     /// New and changed entries.
     pub upserts: Vec<Entry>,
     /// Every entry ID that the server named: what else is known is gone.
@@ -51,7 +51,7 @@ pub struct Changes {
 ///
 /// # Errors
 /// [`CallError`] when the server or the network fails, or the server breaks the protocol.
-pub async fn sync_entries(
+pub(super) async fn sync_entries(
     client: &ServerClient,
     known: impl Fn(&EntryId) -> Option<Known>,
 ) -> Result<Changes, CallError> {

@@ -9,24 +9,24 @@ use spire_net::tls::TrustSource;
 
 /// The X.509 authorities of the agent's trust domain, which may change at any time.
 #[derive(Debug)]
-pub struct Trust {
+pub(crate) struct Trust {
     trust_domain: TrustDomain,
     authorities: ArcSwap<Arc<[Certificate]>>,
 }
 
 impl Trust {
     /// Trusts these.
-    pub fn new(trust_domain: TrustDomain, authorities: Vec<Certificate>) -> Arc<Self> {
+    pub(crate) fn new(trust_domain: TrustDomain, authorities: Vec<Certificate>) -> Arc<Self> {
         Arc::new(Self { trust_domain, authorities: ArcSwap::from_pointee(authorities.into()) })
     }
 
     /// Trusts these from the next handshake on.
-    pub fn replace(&self, authorities: Vec<Certificate>) {
+    pub(super) fn replace(&self, authorities: Vec<Certificate>) {
         self.authorities.store(Arc::new(authorities.into()));
     }
 
     /// The authorities that are trusted.
-    pub fn current(&self) -> Arc<[Certificate]> {
+    pub(super) fn current(&self) -> Arc<[Certificate]> {
         Arc::clone(&self.authorities.load())
     }
 }
@@ -39,6 +39,6 @@ impl TrustSource for Trust {
 
 /// The X.509 authorities of a bundle, parsed. Those that cannot be read are left out; the bundle was checked
 /// when it came.
-pub fn certificates(bundle: &Bundle) -> Vec<Certificate> {
+pub(super) fn certificates(bundle: &Bundle) -> Vec<Certificate> {
     bundle.x509_authorities.iter().filter_map(|a| Certificate::from_der(a.der.clone()).ok()).collect()
 }
