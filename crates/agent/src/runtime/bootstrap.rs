@@ -161,13 +161,11 @@ impl TrustSources {
     }
 
     /// As [`TrustSources::succeeded`], when a disagreement was noted.
-    #[expect(clippy::missing_errors_doc, reason = "as succeeded")]
     pub fn succeeded_if_running(&mut self) -> Result<(), StorageError> {
         if self.state.started.is_some() { self.succeeded() } else { Ok(()) }
     }
 
     /// Forgets SVID and bundle, so that the next start finds new trust.
-    #[expect(clippy::missing_errors_doc, reason = "as succeeded")]
     pub fn force_rebootstrap(&mut self) -> Result<(), StorageError> {
         self.state =
             BootstrapState { purpose: BootstrapUse::Rebootstrap, started: Some(self.now()), attempts: 0 };

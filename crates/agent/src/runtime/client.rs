@@ -141,7 +141,6 @@ impl ServerClient {
     }
 
     /// A new SVID for the agent.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn renew_agent(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, CallError> {
         const DOING: &str = "failed to renew agent";
         let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.into() }) };
@@ -151,7 +150,6 @@ impl ServerClient {
     }
 
     /// Every entry that the agent is authorised for. Malformed ones are left out with a warning.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn authorized_entries(&self) -> Result<Vec<Entry>, CallError> {
         let request = GetAuthorizedEntriesRequest { output_mask: Some(entry_mask()) };
         let answer = EntryClient::new(self.channel()).get_authorized_entries(timed(request)).await;
@@ -162,7 +160,6 @@ impl ServerClient {
 
     /// The bundle of the trust domain and those of the named ones that the server knows. A bundle that cannot
     /// be read is left out with a warning.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn bundles(&self, federated: Vec<TrustDomain>) -> Result<Vec<Bundle>, CallError> {
         let mut messages = vec![self.own_bundle().await?];
         let mut fetches = stream::iter(federated)
@@ -175,7 +172,6 @@ impl ServerClient {
     }
 
     /// The bundle of the trust domain, which must be readable.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn bundle(&self) -> Result<Bundle, CallError> {
         let message = self.own_bundle().await?;
         convert::bundle(message).map_err(|e| CallError::malformed("failed to parse trust domain bundle", &e))
@@ -200,7 +196,6 @@ impl ServerClient {
     }
 
     /// X.509-SVIDs for entries, in the order of the requests.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn new_x509_svids(
         &self,
         requests: Vec<(EntryId, Vec<u8>)>,
@@ -228,7 +223,6 @@ impl ServerClient {
     }
 
     /// A JWT-SVID. Failures that may pass are tried again until the timeout.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn new_jwt_svid(
         &self,
         entry_id: &EntryId,
@@ -259,7 +253,6 @@ impl ServerClient {
     }
 
     /// Hints about changes, from a server of ours.
-    #[expect(clippy::missing_errors_doc, reason = "as post_status")]
     pub(super) async fn subscribe(&self, last_seen: Option<u64>) -> Result<Streaming<Update>, CallError> {
         // The stream is open as long as it is of use, so it has no deadline.
         let request = SubscribeRequest { last_seen };

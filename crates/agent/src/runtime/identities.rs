@@ -112,8 +112,7 @@ impl Identities {
     pub fn look(&self, selectors: &Selectors) -> Option<Arc<Served>> {
         let group = self.group(selectors);
         group.users.lock().last_use = self.clock.now();
-        let served = group.view.borrow().clone();
-        served
+        group.view.borrow().clone()
     }
 
     /// Takes what a sync found.

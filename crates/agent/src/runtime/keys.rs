@@ -105,7 +105,7 @@ pub(super) struct TlsKey(Arc<dyn Key>);
 
 impl TlsKey {
     /// Signs handshakes with this key.
-    pub(super) fn new(key: Arc<dyn Key>) -> Arc<dyn SigningKey> {
+    pub(super) fn signer(key: Arc<dyn Key>) -> Arc<dyn SigningKey> {
         Arc::new(Self(key))
     }
 }

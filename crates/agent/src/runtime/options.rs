@@ -6,8 +6,6 @@ use std::time::Duration;
 use spire_core::pki::KeyType;
 use spire_core::spiffe::TrustDomain;
 
-use crate::config::{self, AgentConfig, RebootstrapMode, TrustBundleSource};
-
 /// Settings of one agent. The binary fills it from the configuration file and flags.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -155,66 +153,6 @@ impl Options {
             format!("[{}]:{}", self.server_host, self.server_port)
         } else {
             format!("{}:{}", self.server_host, self.server_port)
-        }
-    }
-}
-
-impl From<&AgentConfig> for Options {
-    fn from(config: &AgentConfig) -> Self {
-        let delay = config.rebootstrap_delay;
-        let per_second = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
-        Self {
-            trust_domain: config.trust_domain.clone(),
-            data_dir: config.data_dir.clone(),
-            server_host: config.server_address.clone(),
-            server_port: config.server_port,
-            socket_path: config.socket_path.clone(),
-            trust_bundle: (&config.trust_bundle).into(),
-            rebootstrap: match config.rebootstrap_mode {
-                RebootstrapMode::Never => Rebootstrap::Never,
-                RebootstrapMode::Auto => Rebootstrap::Auto(delay),
-                RebootstrapMode::Always => Rebootstrap::Always(delay),
-            },
-            sync_interval: config.sync_interval,
-            use_sync_authorized_entries: config.use_sync_authorized_entries,
-            x509_svid_cache_max_size: config.x509_svid_cache_max_size,
-            jwt_svid_cache_max_size: config.jwt_svid_cache_max_size,
-            jwt_svid_cache_hit_timeout: config.jwt_svid_cache_hit_timeout,
-            availability_target: config.availability_target,
-            workload_key_type: config.workload_key_type,
-            require_pq_kem: config.require_pq_kem,
-            disable_workload_api: config.disable_workload_api,
-            disable_sds_api: config.disable_sds_api,
-            allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
-            allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims.clone(),
-            log_selectors: config.log_selectors.clone(),
-            rate_limits: RateLimits {
-                fetch_x509_svid: per_second(config.ratelimit.fetch_x509_svid),
-                fetch_x509_bundles: per_second(config.ratelimit.fetch_x509_bundles),
-                fetch_jwt_svid: per_second(config.ratelimit.fetch_jwt_svid),
-                fetch_jwt_bundles: per_second(config.ratelimit.fetch_jwt_bundles),
-            },
-        }
-    }
-}
-
-impl From<&TrustBundleSource> for TrustBundle {
-    fn from(source: &TrustBundleSource) -> Self {
-        let known = |format: config::BundleFormat| match format {
-            config::BundleFormat::Pem => BundleFormat::Pem,
-            config::BundleFormat::Spiffe => BundleFormat::Spiffe,
-        };
-        match source {
-            TrustBundleSource::Insecure => Self::Insecure,
-            TrustBundleSource::File { path, format } => {
-                Self::Path { path: path.into(), format: known(*format) }
-            }
-            TrustBundleSource::Url { url, unix_socket, format } => Self::Url {
-                url: url.clone(),
-                unix_socket: unix_socket.as_ref().map(PathBuf::from),
-                format: known(*format),
-            },
-            TrustBundleSource::WorkloadApi { address } => Self::WorkloadApi(address.clone()),
         }
     }
 }

@@ -61,7 +61,8 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     let core = tokio::select! {
         biased;
         () = stopped.cancelled() => return Ok(()),
-        started = start(Arc::new(options), &deps) => started?,
+        // Boxed: starting takes more of the stack than serving.
+        started = Box::pin(start(Arc::new(options), &deps)) => started?,
     };
     let attestation =
         Arc::new(WorkloadAttestation::new(deps.workload_attestors.clone(), Arc::clone(&deps.metrics)));
@@ -87,7 +88,7 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
                 tracing::info!(subsystem_name = "manager", "Cache manager stopped");
                 Ok(())
             }
-            ended = core.run() => ended,
+            ended = Box::pin(core.run()) => ended,
         };
         stopping.cancel();
         ended

@@ -206,7 +206,7 @@ impl Core {
     }
 
     fn show(&self, svid: &AgentSvid) -> Result<(), AgentError> {
-        let key = TlsKey::new(Arc::clone(&svid.key));
+        let key = TlsKey::signer(Arc::clone(&svid.key));
         self.identity.replace_signer(&svid.chain, key).map_err(|e| AgentError::Identity(e.to_string()))
     }
 

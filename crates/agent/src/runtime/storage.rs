@@ -170,19 +170,16 @@ impl Storage {
     }
 
     /// Forgets the agent's SVID.
-    #[expect(clippy::missing_errors_doc, reason = "as store_svid")]
     pub fn delete_svid(&self) -> Result<(), StorageError> {
         self.store_svid(&[], false)
     }
 
     /// Stores the X.509 authorities of the trust domain; none forgets them.
-    #[expect(clippy::missing_errors_doc, reason = "as store_svid")]
     pub fn store_bundle(&self, authorities: &[Certificate]) -> Result<(), StorageError> {
         self.update(|data| data.bundle = authorities.to_vec())
     }
 
     /// Stores how far bootstrapping has come.
-    #[expect(clippy::missing_errors_doc, reason = "as store_svid")]
     pub fn store_bootstrap(&self, state: BootstrapState) -> Result<(), StorageError> {
         self.update(|data| data.bootstrap = state)
     }
