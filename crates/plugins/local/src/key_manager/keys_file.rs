@@ -18,7 +18,7 @@ use spire_ports::plugins::ErrorKind;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Keys, StoredKey};
-use crate::files::read_open;
+use crate::machine::read_open;
 
 /// Why the keys cannot be loaded.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{Error, ErrorKind, Key, KeyManager, PluginType, Result};
 use tokio::sync::Mutex;
 
-use crate::files::blocking;
+use crate::machine::blocking;
 use keys_file::KeysFile;
 
 /// Keys by id.

@@ -1,8 +1,11 @@
-//! Bounded reads of configured files, with Go's error texts.
+//! What plugins take from this machine: configured files, bounded and with Go's error texts; the time;
+//! random bytes.
 
 use std::io::{self, Read as _};
+use std::time::SystemTime;
 
 use spire_compat::errno::path_error;
+use spire_core::time::Timestamp;
 use zeroize::Zeroizing;
 
 /// More than any bundle or key file needs; what is larger was not meant for us.
@@ -43,4 +46,17 @@ where
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// The time of this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::EPOCH + since
+}
+
+/// Random bytes of the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], &'static str> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no random bytes")?;
+    Ok(bytes)
 }
