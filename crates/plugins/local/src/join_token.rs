@@ -51,3 +51,40 @@ impl AgentNodeAttestor for JoinToken {
         Err(Error::new(ErrorKind::InvalidArgument, PLUGIN, "join token was not provided"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Bytes, ErrorKind, NAME, PluginType, Result, agent, async_trait, server};
+    use crate::test_ca::{configuration, refusal};
+    use spire_ports::plugins::{AttestationStream, Challenger};
+
+    /// Nothing may be said to it.
+    struct Nobody;
+
+    #[async_trait]
+    impl Challenger for Nobody {
+        async fn challenge(&mut self, _: Bytes) -> Result<Bytes> {
+            panic!("no challenge is needed")
+        }
+    }
+
+    #[async_trait]
+    impl AttestationStream for Nobody {
+        async fn send_payload(&mut self, _: Bytes) -> Result<Option<Bytes>> {
+            panic!("there is no payload")
+        }
+        async fn respond(&mut self, _: Bytes) -> Result<Option<Bytes>> {
+            panic!("there is no challenge")
+        }
+    }
+
+    #[tokio::test]
+    async fn both_sides_answer_as_the_reference() {
+        let of = |data| configuration(PluginType::NodeAttestor, NAME, data);
+        let found = refusal(server(of("x = 1")).await.unwrap().attest(Bytes::new(), &mut Nobody).await);
+        let message = "join token attestation is currently implemented within the server";
+        assert_eq!(found, (ErrorKind::Unimplemented, message.to_owned()));
+        let found = refusal(agent(of("")).await.unwrap().attest(&mut Nobody).await);
+        assert_eq!(found, (ErrorKind::InvalidArgument, "join token was not provided".to_owned()));
+    }
+}

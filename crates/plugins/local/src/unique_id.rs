@@ -40,3 +40,36 @@ impl CredentialComposer for UniqueId {
         Ok(attributes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NameAttribute, SpiffeId, X509SvidAttributes, build};
+    use crate::test_ca::configuration;
+    use spire_core::pki::{KeyType, LocalKey};
+    use spire_ports::plugins::PluginType;
+
+    /// The value is `printf spiffe://example.org/foo | sha256sum`, its first half.
+    #[tokio::test]
+    async fn workloads_get_one_and_only_one() {
+        let composer = build(configuration(PluginType::CredentialComposer, "uniqueid", "")).await.unwrap();
+        let id = SpiffeId::parse("spiffe://example.org/foo").unwrap();
+        let key = LocalKey::generate(KeyType::EcP256).unwrap();
+        let attribute =
+            |oid: &str, value: &str| NameAttribute { oid: oid.to_owned(), value: value.to_owned() };
+        let given = |subject| X509SvidAttributes { subject, dns_names: vec![], extra_extensions: vec![] };
+        let unique = attribute("2.5.4.45", UNIQUE_ID);
+        let country = attribute("2.5.4.6", "US");
+        for (before, after) in [
+            (vec![], vec![unique.clone()]),
+            (vec![country.clone()], vec![country.clone(), unique.clone()]),
+            (vec![attribute("2.5.4.45", "x"), country.clone()], vec![unique.clone(), country.clone()]),
+        ] {
+            let found = composer.workload_x509_svid(&id, key.public_key(), given(before)).await.unwrap();
+            assert_eq!(found, given(after));
+        }
+        let agent = composer.agent_x509_svid(&id, key.public_key(), given(vec![])).await.unwrap();
+        assert_eq!(agent, given(vec![]));
+    }
+
+    const UNIQUE_ID: &str = "c3406f9b12ceb4f9c948318c579b905b";
+}

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use spire_compat::hcl;
-use spire_core::pki::{KeyType, LocalKey};
+use spire_core::pki::KeyType;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{Error, ErrorKind, KeyManager, PluginType, conformance};
@@ -203,21 +203,36 @@ async fn what_is_not_a_keys_file_is_refused() {
     assert!(message.ends_with(&format!("read {}: is a directory", dir.path().display())), "{message}");
 }
 
+/// A file that SPIRE 1.15.3 wrote, with an RSA and a P-384 key that were made for this. What we write of it
+/// is read again, and has the same shape.
 #[tokio::test]
 async fn keys_that_the_reference_wrote_are_read() {
-    // Go writes PKCS#8 with and without the public part; both forms occur in files.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.json");
-    let key = LocalKey::generate(KeyType::EcP256).unwrap();
-    let text = {
-        use base64::Engine as _;
-        let der = base64::engine::general_purpose::STANDARD.encode(&key.to_pkcs8().unwrap()[..]);
-        format!("{{\n\t\"keys\": {{\n\t\t\"x509-CA-A\": \"{der}\"\n\t}}\n}}")
-    };
+    let text = include_str!("../../testdata/reference_keys.json");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let found = server(&path).await.unwrap().key("x509-CA-A").await.unwrap().unwrap();
-    assert_eq!(found.public_key(), key.public_key());
+    let keys = server(&path).await.unwrap();
+    let types = async |keys: &dyn KeyManager| {
+        let keys = keys.keys().await.unwrap();
+        keys.iter().map(|key| (key.id().to_owned(), key.public_key().clone())).collect::<Vec<_>>()
+    };
+    let found = types(&*keys).await;
+    let expected = [("JWT-Signer-A", KeyType::EcP384), ("x509-CA-A", KeyType::Rsa2048)];
+    assert_eq!(found.len(), expected.len());
+    for ((id, key), (expected, key_type)) in found.iter().zip(expected) {
+        assert_eq!((id.as_str(), key.key_type()), (expected, Some(key_type)));
+    }
+
+    keys.generate_key("z-new", KeyType::EcP256).await.unwrap();
+    let again = server(&path).await.unwrap();
+    assert_eq!(types(&*again).await[..2], found);
+    let shape = |text: &str| -> Vec<String> {
+        text.split('\n').map(|line| line.split(": \"").next().unwrap_or_default().to_owned()).collect()
+    };
+    let mut written = shape(&std::fs::read_to_string(&path).unwrap());
+    written.retain(|line| line != "\t\t\"z-new\"");
+    assert_eq!(written, shape(text));
 }
 
 #[tokio::test]

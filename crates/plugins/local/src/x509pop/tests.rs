@@ -269,12 +269,14 @@ async fn large_keys_are_refused() {
     let leaf = root.issue(Profile::Svid, "node", key.public_key(), "");
     let rsa = LocalKey::generate(KeyType::Rsa2048).unwrap();
     let rsa = root.issue(Profile::Svid, "node", rsa.public_key(), "");
-    let small =
-        server(&format!("ca_bundle_path = \"{bundle}\"\nmax_rsa_key_size = 1024")).await.unwrap();
+    let small = server(&format!("ca_bundle_path = \"{bundle}\"\nmax_rsa_key_size = 1024")).await.unwrap();
     let found = refused(&*small, &payload_of(&[&rsa]), "").await;
     assert_eq!(found, (ErrorKind::InvalidArgument, "leaf certificate key size too large".to_owned()));
     let found = refused(&*small, &payload_of(&[&leaf, &rsa]), "").await;
-    assert_eq!(found, (ErrorKind::InvalidArgument, "intermediate certificate 0 key size too large".to_owned()));
+    assert_eq!(
+        found,
+        (ErrorKind::InvalidArgument, "intermediate certificate 0 key size too large".to_owned())
+    );
 }
 
 #[tokio::test]
