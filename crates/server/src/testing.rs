@@ -92,6 +92,15 @@ impl MemoryStore {
     }
 }
 
+impl MemoryStore {
+    /// A deletion by another server: the view is not told.
+    pub(crate) fn entries_delete_by_other(&self, id: &EntryId) {
+        let mut rows = self.rows.lock();
+        rows.entries.retain(|e| e.id != *id);
+        rows.entry_event(id);
+    }
+}
+
 /// Rows after the token, at most a page of them; the token is the place of the last one.
 fn page<T: Clone>(all: impl Iterator<Item = T>, paging: Option<&Paging>) -> Result<Page<T>> {
     let Some(paging) = paging else { return Ok(Page { items: all.collect(), next: String::new() }) };
@@ -331,7 +340,9 @@ impl Nodes for MemoryStore {
             .map(|e| e.id.clone())
             .collect();
         rows.entries.retain(|e| !gone.contains(&e.id));
-        gone.iter().for_each(|id| drop(rows.entry_event(id)));
+        for id in &gone {
+            rows.entry_event(id);
+        }
         Ok(Written { value, event })
     }
     async fn nodes_prune(&self, before: Timestamp, all: bool, limit: u32) -> Result<Vec<Written<SpiffeId>>> {

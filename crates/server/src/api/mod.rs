@@ -46,7 +46,7 @@ use crate::attest::Attestors;
 use crate::ca::{Authorities, ServerCa, ServerSvid};
 use crate::clock::Clock;
 use crate::entries::{AgentStream, LiveEntries};
-use caller::{AgentCaller, Authorizer};
+use caller::{AgentCaller, Authorizer, Peer, Proof};
 use limits::Limits;
 use route::Listeners;
 pub(crate) use route::{Call, Route};
@@ -163,6 +163,17 @@ impl Api {
         let bundle = changes.refresh().await?;
         *read = Some(Instant::now());
         Ok(bundle)
+    }
+
+    /// Whether an agent that was let in still may be; to be asked once its session is open.
+    pub(crate) async fn recheck(&self, peer: &Peer, caller: &AgentCaller) -> Result<(), Status> {
+        match self.authorizer.authorize(peer, <AgentCaller as Proof>::ALLOWED).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                tracing::info!(agent_id = %caller.id(), "Agent lost its right to a stream while it was opened");
+                Err(Session::ban())
+            }
+        }
     }
 
     /// The open stream of an agent: it ends with the agent's right to it.

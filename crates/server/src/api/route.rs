@@ -276,7 +276,7 @@ impl<Q: Message + Default> Decoder for MessageDecoder<Q> {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
-    pub(super) peer: Peer,
+    pub(crate) peer: Peer,
     pub(crate) audit: Audit,
     path: &'static str,
 }

@@ -121,7 +121,7 @@ pub(super) fn input_mask(wire: Option<&types::EntryMask>) -> EntryMask {
 }
 
 /// Leaves in an answer what the mask names; the id always stays.
-pub(super) fn apply_mask(entry: &mut types::Entry, mask: Option<&types::EntryMask>) {
+pub(in crate::api) fn apply_mask(entry: &mut types::Entry, mask: Option<&types::EntryMask>) {
     let Some(mask) = mask else { return };
     fn keep<T: Default>(wanted: bool, field: &mut T) {
         if !wanted {
