@@ -64,7 +64,8 @@ async fn settings_are_checked() {
 #[test]
 fn matchers_find_containers() {
     let matchers = Matchers::parse(&["/docker/<id>".to_owned(), "/my.slice/*/<id>/*".to_owned()]).unwrap();
-    let table: [(&[&str], Result<Option<&str>, &str>); 6] = [
+    type Found = Result<Option<&'static str>, &'static str>;
+    let table: [(&[&str], Found); 6] = [
         (&["/", "/user.slice"], Ok(None)),
         (&["/docker/abc"], Ok(Some("abc"))),
         (&["/docker/abc", "/my.slice/x/abc/y", "/"], Ok(Some("abc"))),
