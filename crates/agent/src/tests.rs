@@ -531,3 +531,20 @@ async fn claims_of_foreign_tokens_are_limited() {
         running.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_tainted_authority_has_everything_replaced() {
+    let server = FakeServer::start().await;
+    server.change(|state| state.entries = vec![entry("web", "uid:1")]);
+    let running = Running::start(&server, deps(&["uid:1"]), |_| {}).await;
+    let (before, mut stream) = running.x509().await.unwrap();
+    server.change(|state| state.tainted = true);
+    let after = stream.message().await.unwrap().unwrap();
+    assert_eq!(ids(&after), ids(&before));
+    assert_ne!(after.svids[0].x509_svid, before.svids[0].x509_svid);
+    // The agent's own SVID too, which needs the server.
+    let mut running = running;
+    running.until(|event| matches!(event, Event::AgentRotated { .. })).await;
+    assert_eq!(server.count("RenewAgent"), 1);
+    running.stop().await;
+}

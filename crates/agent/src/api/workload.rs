@@ -250,3 +250,59 @@ fn has_security_header(request: &Request<Body>) -> bool {
 /// Requests of the unary calls.
 type ValidateRequest = ValidateJwtsvidRequest;
 type FetchRequest = JwtsvidRequest;
+
+#[cfg(test)]
+mod tests {
+    use spire_core::spiffe::Selector;
+    use spire_ports::observe::NoMetrics;
+
+    use super::*;
+    use crate::fixture::{FakeServer, deps, options};
+    use crate::runtime::start;
+
+    fn selectors(value: &str) -> Selectors {
+        [Selector::new("t", value).unwrap()].into_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn each_selector_set_has_its_own_limit_and_the_agent_none() {
+        let server = FakeServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(&server, folder.path());
+        options.rate_limits.fetch_x509_svid = 2;
+        let (core, _) = Box::pin(start(Arc::new(options), &deps(&[]))).await.unwrap();
+        let attestation = Arc::new(WorkloadAttestation::new(Vec::new(), Arc::new(NoMetrics)));
+        let api = WorkloadApi::new(core, attestation);
+        let call = |rpc, is_agent, value| {
+            let answer = api.0.limit(Caller { rpc, pid: 1, is_agent }, &selectors(value));
+            answer.map_err(|status| (status.code(), status.message().to_owned()))
+        };
+        let x509 = Rpc::FetchX509Svid;
+        for _ in 0..2 {
+            assert_eq!(call(x509, false, "a"), Ok(()));
+        }
+        let text = "rate limit exceeded for /SpiffeWorkloadAPI/FetchX509SVID".to_owned();
+        assert_eq!(call(x509, false, "a"), Err((tonic::Code::Unavailable, text)));
+        assert_eq!(call(x509, false, "b"), Ok(()));
+        assert_eq!(call(x509, true, "a"), Ok(()));
+        assert_eq!(call(Rpc::FetchJwtSvid, false, "a"), Ok(()));
+    }
+
+    #[test]
+    fn every_rpc_has_a_path_and_a_metric() {
+        for name in [
+            "FetchX509SVID",
+            "FetchX509Bundles",
+            "FetchJWTSVID",
+            "FetchJWTBundles",
+            "ValidateJWTSVID",
+            "FetchWITSVID",
+            "FetchWITBundles",
+        ] {
+            let rpc = Rpc::from_path(&format!("/SpiffeWorkloadAPI/{name}")).unwrap();
+            assert_eq!(rpc.name(), name);
+            assert!(names::rpc(rpc.full_method()).is_some(), "{name}");
+        }
+        assert_eq!(Rpc::from_path("/SpiffeWorkloadAPI/Other"), None);
+    }
+}

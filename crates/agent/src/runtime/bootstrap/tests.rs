@@ -1,3 +1,5 @@
+//! Where bundles come from, and what survives a restart.
+
 use std::net::Shutdown;
 
 use spire_ports::observe::NoMetrics;

@@ -1,3 +1,5 @@
+//! Views as subscribers see them, and selector sets that come and go.
+
 use spire_core::model::Entry;
 use spire_core::spiffe::{Bundle, Selector, SpiffeId};
 use spire_core::svids::{Limits, Rotation};

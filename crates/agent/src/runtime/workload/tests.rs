@@ -1,3 +1,5 @@
+//! Attestors that answer, fail and hang.
+
 use async_trait::async_trait;
 use spire_ports::observe::NoMetrics;
 

@@ -1,3 +1,5 @@
+//! The cache of X.509-SVIDs: its rules one by one, and all of them against a plain scan.
+
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
