@@ -1,0 +1,70 @@
+//! A test, what it needs to run, and what happens where that is absent.
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::harness::{inside, peer, programs};
+
+/// How a test ends.
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// Something outside the project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// What only our programs have: the test says nothing about the reference.
+    Ours,
+    /// A second set of programs to be mixed with (`SPIRE_REFERENCE_BIN`).
+    Reference,
+    /// Mount and network namespaces, which take root.
+    Namespaces,
+    /// Other users for workloads, which takes root.
+    Root,
+    /// The `openssl` command.
+    Openssl,
+    /// A client of the Workload API.
+    Peer(peer::Peer),
+}
+
+impl Need {
+    /// Why it is not there; `None` where it is.
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Ours => (!programs::under_test().ours).then(|| "not one of ours".to_owned()),
+            Self::Reference => {
+                programs::reference().is_none().then(|| "SPIRE_REFERENCE_BIN is not set".to_owned())
+            }
+            Self::Namespaces => inside::missing(),
+            Self::Root => (!rustix::process::getuid().is_root()).then(|| "not root".to_owned()),
+            Self::Openssl => peer::missing_program("openssl"),
+            Self::Peer(peer) => peer.missing(),
+        }
+    }
+
+    /// Whether a continuous integration run must have it. Other sets of programs are an extra everywhere.
+    fn is_due_in_ci(self) -> bool {
+        !matches!(self, Self::Ours | Self::Reference)
+    }
+}
+
+/// A test by name.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) needs: &'static [Need],
+    pub(crate) run: fn() -> Outcome,
+}
+
+impl Case {
+    /// What the runner gets: ignored where a need is absent, and failing for it in continuous integration.
+    pub(crate) fn trial(self) -> Trial {
+        let Self { name, needs, run } = self;
+        let Some((need, why)) = needs.iter().find_map(|need| Some((*need, need.missing()?))) else {
+            return match needs.contains(&Need::Namespaces) {
+                true => Trial::test(name, move || inside::run(name, run)),
+                false => Trial::test(name, run),
+            };
+        };
+        let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+        let fails = ci && need.is_due_in_ci();
+        let text = format!("{need:?} is missing: {why}");
+        Trial::test(name, move || Err(text.into())).with_ignored_flag(!fails)
+    }
+}

@@ -1,0 +1,202 @@
+//! Beside another implementation: each side's agent on the other's server, and one's database and data folders under the
+//! other's programs. It runs where `SPIRE_REFERENCE_BIN` names that implementation's folder.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use spire_testkit::{Daemon, wait};
+
+use crate::harness::programs::{self, Programs};
+use crate::harness::site::own_uid;
+use crate::harness::{Case, Need, Outcome, SOON, Site};
+
+pub(crate) fn cases() -> Vec<Case> {
+    const NEEDS: &[Need] = &[Need::Reference];
+    vec![
+        Case { name: "interop::their_agent_on_our_server", needs: NEEDS, run: their_agent },
+        Case { name: "interop::our_agent_on_their_server", needs: NEEDS, run: our_agent },
+        Case { name: "interop::our_commands_on_their_server", needs: NEEDS, run: our_commands },
+        Case { name: "interop::their_commands_on_our_server", needs: NEEDS, run: their_commands },
+        Case { name: "interop::server_data_is_taken_over_and_given_back", needs: NEEDS, run: server_data },
+        Case { name: "interop::agent_data_is_taken_over_and_given_back", needs: NEEDS, run: agent_data },
+    ]
+}
+
+const AGENT: &str = "spiffe://example.org/node";
+const WORKLOAD: &str = "spiffe://example.org/w";
+const A_TURN: Duration = Duration::from_secs(75);
+
+fn theirs() -> Result<Programs, libtest_mimic::Failed> {
+    Ok(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone())
+}
+
+fn their_agent() -> Outcome {
+    let mut site = Site::new()?;
+    site.agent_programs = theirs()?;
+    life(&site)
+}
+
+fn our_agent() -> Outcome {
+    let mut site = Site::new()?;
+    site.server_programs = theirs()?;
+    life(&site)
+}
+
+/// Join, change, renew, be gone.
+fn life(site: &Site) -> Outcome {
+    let server = site.start_server()?;
+    let mut agent = site.join(AGENT)?;
+    let uid = own_uid();
+    let entry = site.entry(AGENT, WORKLOAD, &uid, &["-x509SVIDTTL", "10", "-jwtSVIDTTL", "20"])?;
+    let first = site.wait_identities(&[WORKLOAD])?.field("SVID Valid Until")?;
+    let stream = site.watch()?;
+    stream.wait_for(&["SPIFFE ID:", WORKLOAD], SOON)?;
+    let token = site.workload(&["api", "fetch", "jwt", "-audience", "a"]).success()?;
+    let svid = token.stdout.lines().nth(1).unwrap_or_default().trim().to_owned();
+    let verdict = site.workload(&["api", "validate", "jwt", "-audience", "a", "-svid", &svid]).success()?;
+    assert!(verdict.stdout.starts_with("SVID is valid.\n"), "{verdict}");
+    stream.wait_line(0, "renewed SVID", A_TURN, |line| {
+        line.strip_prefix("SVID Valid Until:").is_some_and(|until| until.trim() > first.as_str())
+    })?;
+    let mark = stream.mark();
+    site.entry(AGENT, "spiffe://example.org/second", &uid, &[])?;
+    stream.wait_after(mark, &["SPIFFE ID:", "spiffe://example.org/second"], SOON)?;
+    site.cli(&["entry", "delete", "-entryID", &entry])?;
+    site.wait_identities(&["spiffe://example.org/second"])?;
+    let attested = site.attested_agent()?;
+    assert_eq!(attested["attestation_type"], "join_token");
+    // The agent reports its version after it has started.
+    wait::until("version of the agent", SOON, || {
+        site.attested_agent().ok()?["agent_version"].as_str().map(|_| ())
+    })?;
+    agent.kill()?;
+    let again = site.start_agent(&[])?;
+    site.wait_identities(&["spiffe://example.org/second"])?;
+    assert!(!again.lines().iter().any(|line| line.contains("Node attestation was successful")));
+    drop(server);
+    Ok(())
+}
+
+fn our_commands() -> Outcome {
+    let mut site = Site::new()?;
+    site.server_programs = theirs()?;
+    same_outputs(&mut site, programs::under_test().clone(), theirs()?)
+}
+
+fn their_commands() -> Outcome {
+    let mut site = Site::new()?;
+    same_outputs(&mut site, theirs()?, programs::under_test().clone())
+}
+
+/// What both command lines say of the same server, byte for byte.
+fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
+    let server = site.start_server()?;
+    let agent = site.join(AGENT)?;
+    site.entry(
+        AGENT,
+        WORKLOAD,
+        "unix:uid:1",
+        &["-dns", "b.test", "-dns", "a.test", "-hint", "h", "-x509SVIDTTL", "60"],
+    )?;
+    site.entry(AGENT, "spiffe://example.org/admin", "unix:uid:2", &["-admin", "-selector", "unix:gid:3"])?;
+    // The version of the agent arrives a moment after its start.
+    wait::until("version of the agent", SOON, || {
+        site.attested_agent().ok()?["agent_version"].as_str().map(|_| ())
+    })?;
+    let commands: &[&[&str]] = &[
+        &["entry", "show"],
+        &["entry", "show", "-output", "json"],
+        &["entry", "show", "-selector", "unix:uid:1"],
+        &["entry", "count"],
+        &["entry", "count", "-output", "json"],
+        &["agent", "list"],
+        &["agent", "list", "-output", "json"],
+        &["agent", "count"],
+        &["bundle", "show"],
+        &["bundle", "show", "-format", "spiffe"],
+        &["bundle", "show", "-output", "json"],
+        &["bundle", "count"],
+        &["bundle", "list"],
+        &["healthcheck"],
+    ];
+    let mut wrong = Vec::new();
+    for command in commands {
+        site.server_programs = one.clone();
+        let first = site.command(command).output()?;
+        site.server_programs = other.clone();
+        let second = site.command(command).output()?;
+        if first != second {
+            wrong.push(format!("{command:?}:\n{first}\nbut the server's own:\n{second}"));
+        }
+    }
+    drop((agent, server));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// What must be the same under any server on the same data.
+fn state(site: &Site) -> Result<[Value; 3], libtest_mimic::Failed> {
+    let mut agent = site.attested_agent()?;
+    // An agent renews its SVID and reports its version whenever it likes.
+    for changing in ["x509svid_serial_number", "x509svid_expires_at", "agent_version"] {
+        agent[changing] = Value::Null;
+    }
+    Ok([site.cli_json(&["entry", "show"])?, site.cli_json(&["bundle", "show"])?, agent])
+}
+
+fn server_data() -> Outcome {
+    let mut site = Site::new()?;
+    let (ours, theirs) = (programs::under_test().clone(), theirs()?);
+    site.server_programs = theirs.clone();
+    let mut server = site.start_server()?;
+    let agent = site.join(AGENT)?;
+    site.entry(AGENT, WORKLOAD, &own_uid(), &["-dns", "w.test", "-hint", "h"])?;
+    site.entry(AGENT, "spiffe://example.org/other", "unix:uid:4242", &["-admin", "-jwtSVIDTTL", "70"])?;
+    site.wait_identities(&[WORKLOAD])?;
+    let token = site.token("spiffe://example.org/second-node")?;
+    let mut before = state(&site)?;
+    for (round, programs) in [&ours, &theirs, &ours, &theirs].into_iter().enumerate() {
+        assert_eq!(server.stop()?, 0);
+        site.server_programs = programs.clone();
+        server = site.start_server()?;
+        server.wait_for(&["Journal loaded", "jwt_keys=1", "x509_cas=1"], SOON)?;
+        assert_eq!(state(&site)?, before, "round {round}");
+        // It does not only remember: it goes on.
+        let new = format!("spiffe://example.org/round-{round}");
+        let entry = site.entry(AGENT, &new, &own_uid(), &[])?;
+        site.wait_identities(&[WORKLOAD, &new])?;
+        site.cli(&["entry", "delete", "-entryID", &entry])?;
+        site.wait_identities(&[WORKLOAD])?;
+        before = state(&site)?;
+    }
+    assert_eq!(attestations(&agent), 1);
+    // The token that the first server made is good for one use on the last.
+    site.agent.folder = site.path("second");
+    std::fs::create_dir(site.path("second"))?;
+    let second = site.start_agent(&["-joinToken", &token])?;
+    second.wait_for(&["Node attestation was successful"], SOON)?;
+    Ok(())
+}
+
+fn agent_data() -> Outcome {
+    let mut site = Site::new()?;
+    let (ours, theirs) = (programs::under_test().clone(), theirs()?);
+    let _server = site.start_server()?;
+    site.agent_programs = theirs.clone();
+    let mut agent = site.join(AGENT)?;
+    site.entry(AGENT, WORKLOAD, &own_uid(), &[])?;
+    site.wait_identities(&[WORKLOAD])?;
+    let attested = site.attested_agent()?;
+    for programs in [&ours, &theirs, &ours] {
+        assert_eq!(agent.stop()?, 0);
+        site.agent_programs = programs.clone();
+        agent = site.start_agent(&[])?;
+        site.wait_identities(&[WORKLOAD])?;
+        assert_eq!(attestations(&agent), 0);
+        assert_eq!(site.attested_agent()?["id"], attested["id"]);
+    }
+    Ok(())
+}
+
+fn attestations(agent: &Daemon) -> usize {
+    agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count()
+}

@@ -1,0 +1,47 @@
+//! The end-to-end tests: the programs as users start them, with real peers. docs/testing.md says how to run them.
+
+mod agents;
+mod crash;
+mod harness;
+mod interop;
+mod namespaces;
+mod peers;
+mod refusals;
+mod rotation;
+mod walk_000;
+mod walk_001;
+
+use std::process::ExitCode;
+
+use harness::case::Case;
+use harness::peer;
+use libtest_mimic::Arguments;
+
+/// Tests mostly wait for other programs, so more run at once than there are cores.
+const THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    if args.test_threads.is_none() {
+        args.test_threads = Some(THREADS);
+    }
+    let cases: Vec<Case> = [
+        agents::cases(),
+        crash::cases(),
+        interop::cases(),
+        namespaces::cases(),
+        peers::cases(),
+        refusals::cases(),
+        rotation::cases(),
+        walk_000::cases(),
+        walk_001::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !args.list {
+        peer::prepare_wanted(&cases, &args);
+    }
+    let trials = cases.into_iter().map(Case::trial).collect();
+    libtest_mimic::run(&args, trials).exit_code()
+}
