@@ -69,6 +69,11 @@ impl<P> Index<P> {
         self.agents.size()
     }
 
+    /// All agents, in no order.
+    pub fn agents(&self) -> impl Iterator<Item = (&SpiffeId, &AgentRecord)> {
+        self.agents.iter()
+    }
+
     /// All entries, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Arc<Record<P>>> {
         self.by_id.values()

@@ -51,6 +51,9 @@ pub(super) enum Listeners {
     TcpOnly,
 }
 
+/// What a method does for a caller that was let in.
+type Run = Box<dyn Fn(Arc<Call>, Granted, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync>;
+
 /// One method.
 pub(crate) struct Route {
     /// Such as `/spire.api.server.agent.v1.Agent/CountAgents`.
@@ -58,7 +61,7 @@ pub(crate) struct Route {
     /// Who may call, from the type of the handler's proof.
     pub(super) allowed: Allowed,
     pub(super) listeners: Listeners,
-    run: Box<dyn Fn(Arc<Call>, Granted, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync>,
+    run: Run,
 }
 
 impl Route {

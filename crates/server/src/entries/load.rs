@@ -18,7 +18,7 @@ impl LiveEntries {
     pub(super) async fn load_all(&self) -> Result<()> {
         let (entry_event, node_event) = self.store.latest_events().await?;
         self.tracker.lock().await.start(entry_event, node_event);
-        self.sweep_entries(entry_event).await?;
+        self.sweep_entries(entry_event, true).await?;
         self.sweep_nodes(node_event).await
     }
 
@@ -29,12 +29,12 @@ impl LiveEntries {
     /// The datastore's.
     pub async fn sweep(&self) -> Result<()> {
         let (entry_event, node_event) = self.store.latest_events().await?;
-        self.sweep_entries(entry_event).await?;
+        self.sweep_entries(entry_event, false).await?;
         self.sweep_nodes(node_event).await
     }
 
     /// Rows are taken as of `event`: whatever the view knows from a later write stays.
-    async fn sweep_entries(&self, event: EventId) -> Result<()> {
+    async fn sweep_entries(&self, event: EventId, is_first: bool) -> Result<()> {
         let filter = EntryFilter::default();
         let mut stored: HashSet<EntryId> = HashSet::new();
         let mut paging = Paging { token: String::new(), size: PAGE };
@@ -55,7 +55,7 @@ impl LiveEntries {
             drop(view);
             if !changed.is_empty() {
                 self.apply(|next, _, changes| {
-                    if next.is_empty() {
+                    if is_first {
                         // Nobody sees anything yet, so there is nobody to tell.
                         for entry in changed {
                             next.upsert(Record::new(entry, event, Payload::new(entry)));
@@ -85,10 +85,12 @@ impl LiveEntries {
 
     async fn sweep_nodes(&self, event: EventId) -> Result<()> {
         let filter = NodeFilter { fetch_selectors: true, ..NodeFilter::default() };
+        let mut stored: HashSet<SpiffeId> = HashSet::new();
         let mut paging = Paging { token: String::new(), size: PAGE };
         loop {
             let page = self.store.node_list(&filter, Some(&paging)).await?;
             let nodes: Vec<Node> = page.items;
+            stored.extend(nodes.iter().map(|node| node.spiffe_id.clone()));
             if !nodes.is_empty() {
                 self.apply(|next, _, changes| {
                     for node in &nodes {
@@ -97,10 +99,19 @@ impl LiveEntries {
                 });
             }
             if page.next.is_empty() {
-                return Ok(());
+                break;
             }
             paging.token = page.next;
         }
+        self.apply(|next, _, changes| {
+            let gone: Vec<SpiffeId> = next
+                .agents()
+                .filter(|(id, known)| known.event <= event && !stored.contains(id))
+                .map(|(id, _)| id.clone())
+                .collect();
+            gone.iter().for_each(|id| remove_agent(next, changes, id));
+        });
+        Ok(())
     }
 }
 

@@ -154,10 +154,11 @@ async fn an_event_that_becomes_visible_late_is_not_missed() {
     store.foreign_entry(&entry("late", A, "/late", &["x"]));
     let hidden = store.rows.lock().entry_events.remove(0);
     store.rows.lock().entries.clear();
-    store.rows.lock().entry_events.push(spire_ports::datastore::Event {
-        id: 2,
-        key: EntryId::parse("gone").unwrap(),
-    });
+    store
+        .rows
+        .lock()
+        .entry_events
+        .push(spire_ports::datastore::Event { id: 2, key: EntryId::parse("gone").unwrap() });
     live.catch_up().await.unwrap();
     store.rows.lock().entries.push(entry("late", A, "/late", &["x"]));
     store.rows.lock().entry_events.insert(0, hidden);
@@ -170,12 +171,14 @@ async fn a_sweep_sets_right_what_events_did_not_tell() {
     let store = MemoryStore::new();
     let live = load(&store).await;
     live.create(vec![entry("stays", A, "/s", &["x"]), entry("goes", A, "/g", &["x"])]).await.unwrap();
-    let mut rows = store.rows.lock();
-    rows.entries.retain(|e| e.id.as_str() != "goes");
-    rows.entries.push(entry("comes", A, "/c", &["x"]));
-    drop(rows);
+    store.rows.lock().entries.retain(|e| e.id.as_str() != "goes");
+    store.rows.lock().entries.push(entry("comes", A, "/c", &["x"]));
+    live.attest_node(&node(A, &["a"])).await.unwrap();
+    live.attest_node(&node(B, &["b"])).await.unwrap();
+    store.rows.lock().nodes.retain(|n| n.spiffe_id == id(A));
     live.sweep().await.unwrap();
     assert_eq!(seen(&live, A), ["comes", "stays"]);
+    assert!(live.view().agent(&id(A)).is_some() && live.view().agent(&id(B)).is_none());
 }
 
 #[tokio::test]
@@ -297,8 +300,9 @@ async fn the_running_view_wakes_streams_and_stops() {
 }
 
 /// Prints what an entry costs; read it with `--nocapture`. It is not asserted: the allocator decides.
-#[tokio::test]
-async fn memory_of_fifty_thousand_entries() {
+#[test]
+#[expect(clippy::print_stdout, reason = "a measurement")]
+fn memory_of_fifty_thousand_entries() {
     const COUNT: usize = 50_000;
     fn resident() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

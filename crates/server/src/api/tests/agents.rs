@@ -16,7 +16,10 @@ fn params(kind: &str, payload: &[u8]) -> AttestAgentRequest {
     AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }
 }
 
-async fn attest(world: &World, requests: Vec<AttestAgentRequest>) -> Result<attest_agent_response::Result, Status> {
+async fn attest(
+    world: &World,
+    requests: Vec<AttestAgentRequest>,
+) -> Result<attest_agent_response::Result, Status> {
     let requests = tokio_stream::iter(requests);
     // Through the unix socket, where calls are not limited.
     let mut answers = world.agents(local()).attest_agent(requests).await?.into_inner();
@@ -114,7 +117,8 @@ fn response(text: &'static str) -> AttestAgentRequest {
 }
 
 async fn quiz() -> World {
-    World::with(|deps| deps.attestors = Arc::new(Attestors::new([Arc::new(Quiz) as Arc<dyn NodeAttestor>]))).await
+    World::with(|deps| deps.attestors = Arc::new(Attestors::new([Arc::new(Quiz) as Arc<dyn NodeAttestor>])))
+        .await
 }
 
 #[tokio::test]
@@ -209,14 +213,18 @@ async fn agents_are_listed_shown_and_removed() {
     let listed = client.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner().agents;
     let shown = client.get_agent(GetAgentRequest { id: wire_id(AGENT), output_mask: None }).await.unwrap();
     assert_eq!(listed, [shown.into_inner()]);
-    assert_eq!((&*listed[0].agent_version, listed[0].selectors.len(), listed[0].banned), ("1.15.3", 1, false));
+    assert_eq!(
+        (&*listed[0].agent_version, listed[0].selectors.len(), listed[0].banned),
+        ("1.15.3", 1, false)
+    );
     let bad = client.get_agent(GetAgentRequest { id: wire_id("/w"), output_mask: None }).await;
     let text = "invalid agent ID: \"spiffe://example.org/w\" is not an agent in trust domain \"example.org\"; path \
                 is not in the agent namespace";
     assert_eq!(refused(bad), (Code::InvalidArgument, text.into()));
     client.ban_agent(BanAgentRequest { id: wire_id(AGENT) }).await.unwrap();
     let filter = count_agents_request::Filter { by_banned: Some(true), ..Default::default() };
-    let count = client.count_agents(CountAgentsRequest { filter: Some(filter) }).await.unwrap().into_inner().count;
+    let count =
+        client.count_agents(CountAgentsRequest { filter: Some(filter) }).await.unwrap().into_inner().count;
     assert_eq!(count, 1);
     client.delete_agent(DeleteAgentRequest { id: wire_id(AGENT) }).await.unwrap();
     let again = client.delete_agent(DeleteAgentRequest { id: wire_id(AGENT) }).await;

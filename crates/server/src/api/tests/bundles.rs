@@ -7,7 +7,8 @@ use super::*;
 #[tokio::test]
 async fn anybody_may_see_our_bundle() {
     let world = World::new().await;
-    let bundle = world.bundles(anonymous()).get_bundle(GetBundleRequest::default()).await.unwrap().into_inner();
+    let bundle =
+        world.bundles(anonymous()).get_bundle(GetBundleRequest::default()).await.unwrap().into_inner();
     assert_eq!((&*bundle.trust_domain, bundle.x509_authorities.len()), ("example.org", 1));
     let mask = types::BundleMask { sequence_number: true, ..Default::default() };
     let masked = world.bundles(anonymous()).get_bundle(GetBundleRequest { output_mask: Some(mask) }).await;
@@ -30,18 +31,29 @@ async fn federated_bundles_have_a_life_of_their_own() {
         output_mask: None,
     };
     let results = client.batch_create_federated_bundle(request).await.unwrap().into_inner().results;
-    let told: Vec<_> = results.iter().map(|r| r.status.as_ref().unwrap()).map(|s| (s.code, &*s.message)).collect();
-    assert_eq!(told[..3], [
-        (0, "OK"),
-        (6, "bundle already exists"),
-        (3, "creating a federated bundle for the server's own trust domain is not allowed"),
-    ]);
-    assert!(told[3].1.starts_with("failed to convert bundle: unable to parse X.509 authority: "), "{:?}", told[3]);
+    let told: Vec<_> =
+        results.iter().map(|r| r.status.as_ref().unwrap()).map(|s| (s.code, &*s.message)).collect();
+    assert_eq!(
+        told[..3],
+        [
+            (0, "OK"),
+            (6, "bundle already exists"),
+            (3, "creating a federated bundle for the server's own trust domain is not allowed"),
+        ]
+    );
+    assert!(
+        told[3].1.starts_with("failed to convert bundle: unable to parse X.509 authority: "),
+        "{:?}",
+        told[3]
+    );
     let get = |name: &str| GetFederatedBundleRequest { trust_domain: name.into(), output_mask: None };
     let seen = world.bundles(agent).get_federated_bundle(get("other.org")).await.unwrap().into_inner();
     assert_eq!(seen.trust_domain, "other.org");
     let text = "getting a federated bundle for the server's own trust domain is not allowed";
-    assert_eq!(refused(client.get_federated_bundle(get("example.org")).await), (Code::InvalidArgument, text.into()));
+    assert_eq!(
+        refused(client.get_federated_bundle(get("example.org")).await),
+        (Code::InvalidArgument, text.into())
+    );
     let listed = client.list_federated_bundles(ListFederatedBundlesRequest::default()).await.unwrap();
     assert_eq!(listed.into_inner().bundles.len(), 1, "ours is not among them");
     let delete = BatchDeleteFederatedBundleRequest {
@@ -49,12 +61,16 @@ async fn federated_bundles_have_a_life_of_their_own() {
         mode: 0,
     };
     let results = client.batch_delete_federated_bundle(delete).await.unwrap().into_inner().results;
-    let told: Vec<_> = results.iter().map(|r| r.status.as_ref().unwrap()).map(|s| (s.code, &*s.message)).collect();
+    let told: Vec<_> =
+        results.iter().map(|r| r.status.as_ref().unwrap()).map(|s| (s.code, &*s.message)).collect();
     let own = "removing the bundle for the server trust domain is not allowed";
     assert_eq!(told, [(0, "OK"), (5, "bundle not found"), (3, own)]);
     let nonsense = BatchDeleteFederatedBundleRequest { trust_domains: vec![], mode: 9 };
     let text = "failed to parse deletion mode: unhandled delete mode \"9\"";
-    assert_eq!(refused(client.batch_delete_federated_bundle(nonsense).await), (Code::InvalidArgument, text.into()));
+    assert_eq!(
+        refused(client.batch_delete_federated_bundle(nonsense).await),
+        (Code::InvalidArgument, text.into())
+    );
 }
 
 #[tokio::test]

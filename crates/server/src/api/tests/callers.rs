@@ -67,16 +67,20 @@ async fn status_of(world: &World, peer: Peer, path: &str) -> Option<(String, Str
     header("grpc-status").map(|code| (code, header("grpc-message").unwrap_or_default()))
 }
 
+/// Whether a caller is one of those allowed.
+type IsRight = fn(Allowed) -> bool;
+
 const DENIED: &str = "7";
 
 #[tokio::test]
 async fn every_wrong_caller_is_denied_and_every_right_one_let_in() {
-    let world = World::with(|deps| deps.rate_limits = RateLimits { attestation: false, signing: false }).await;
+    let world =
+        World::with(|deps| deps.rate_limits = RateLimits { attestation: false, signing: false }).await;
     let agent = world.attested(AGENT).await;
     world.entry("boss", AGENT, "/boss", |e| e.admin = true).await;
     world.entry("down", AGENT, "/down", |e| e.downstream = true).await;
     world.entry("work", AGENT, "/work", |_| {}).await;
-    let callers: Vec<(&str, Peer, fn(Allowed) -> bool)> = vec![
+    let callers: Vec<(&str, Peer, IsRight)> = vec![
         ("local", local(), |a| a.local),
         ("anonymous", anonymous(), |_| false),
         ("admin by configuration", tls("/admin", "1"), |a| a.admin),
@@ -174,7 +178,8 @@ async fn without_a_datastore_nobody_is_taken_for_an_agent_or_admin() {
     let (code, text) = refused(world.agents(agent).post_status(PostStatusRequest::default()).await);
     assert_eq!(code, Code::Internal);
     assert_eq!(text, "unable to look up agent information: datastore-sql: database is locked");
-    let (code, text) = refused(world.agents(tls("/boss", "1")).count_agents(CountAgentsRequest::default()).await);
+    let (code, text) =
+        refused(world.agents(tls("/boss", "1")).count_agents(CountAgentsRequest::default()).await);
     assert_eq!(code, Code::Internal);
     assert_eq!(text, "failed to fetch caller entries: datastore-sql: database is locked");
 }

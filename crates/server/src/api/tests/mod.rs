@@ -77,7 +77,8 @@ impl World {
     async fn with(configure: impl FnOnce(&mut Deps)) -> Self {
         let (store, clock) = (MemoryStore::new(), FakeClock::new());
         let datastore: Arc<dyn DataStore> = store.clone();
-        let mut ports = CaPorts::new(&datastore, Arc::new(MemoryKeys::default()), Arc::new(NoMetrics), clock.clone());
+        let mut ports =
+            CaPorts::new(&datastore, Arc::new(MemoryKeys::default()), Arc::new(NoMetrics), clock.clone());
         ports.composers = Vec::new();
         let authorities = Authorities::start(CaConfig::new(td()), ports).await.unwrap();
         let server_svid = ServerSvid::start(authorities.clone()).await.unwrap();

@@ -29,12 +29,15 @@ async fn an_svid_has_what_its_entry_says_and_only_the_key_of_the_request() {
     let results = world.svids(agent.clone()).batch_new_x509svid(request).await.unwrap().into_inner().results;
     let told: Vec<(i32, String)> =
         results.iter().map(|r| r.status.clone().unwrap()).map(|s| (s.code, s.message)).collect();
-    assert_eq!(told[..4], [
-        (0, "OK".into()),
-        (5, "entry not found or not authorized".into()),
-        (3, "missing entry ID".into()),
-        (3, "missing CSR".into()),
-    ]);
+    assert_eq!(
+        told[..4],
+        [
+            (0, "OK".into()),
+            (5, "entry not found or not authorized".into()),
+            (3, "missing entry ID".into()),
+            (3, "missing CSR".into()),
+        ]
+    );
     assert!(told[4].0 == 3 && told[4].1.starts_with("malformed CSR: "), "{:?}", told[4]);
     let svid = results[0].svid.clone().unwrap();
     let leaf = Certificate::from_der(svid.cert_chain[0].clone()).unwrap();
@@ -51,7 +54,8 @@ async fn a_batch_beyond_the_limit_of_an_address_is_refused() {
     let agent = world.attested(AGENT).await;
     let params = vec![NewX509svidParams::default(); 501];
     let answer = world.svids(agent).batch_new_x509svid(BatchNewX509svidRequest { params }).await;
-    let text = "rejecting request due to certificate signing rate limiting: rate (501) exceeds burst size (500)";
+    let text =
+        "rejecting request due to certificate signing rate limiting: rate (501) exceeds burst size (500)";
     assert_eq!(refused(answer), (Code::ResourceExhausted, text.into()));
 }
 
@@ -60,9 +64,13 @@ async fn minting_takes_identity_and_names_from_the_request() {
     let world = World::new().await;
     let mut client = world.svids(local());
     let good = csr(&["spiffe://example.org/minted"], &["a.test"]);
-    let svid = client.mint_x509svid(MintX509svidRequest { csr: good, ttl: 60 }).await.unwrap().into_inner().svid;
+    let svid =
+        client.mint_x509svid(MintX509svidRequest { csr: good, ttl: 60 }).await.unwrap().into_inner().svid;
     let leaf = Certificate::from_der(svid.unwrap().cert_chain[0].clone()).unwrap();
-    assert_eq!((leaf.uris(), leaf.dns_names()), (&["spiffe://example.org/minted".into()][..], &["a.test".into()][..]));
+    assert_eq!(
+        (leaf.uris(), leaf.dns_names()),
+        (&["spiffe://example.org/minted".into()][..], &["a.test".into()][..])
+    );
     let two = ["spiffe://example.org/a", "spiffe://example.org/b"];
     let overlap = "CSR DNS name contains a wildcard that covers another non-wildcard name: name \"a.b\" overlaps \
                    with an existing wildcard name in the list: wildcard overlap";
