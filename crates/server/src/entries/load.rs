@@ -48,7 +48,10 @@ impl LiveEntries {
                 .filter(|entry| {
                     view.record(&entry.id).is_none_or(|known| {
                         known.event <= event
-                            && (known.revision != entry.revision || known.payload != Payload::new(entry))
+                            && (known.revision != entry.revision
+                                || known.spiffe_id != entry.spiffe_id
+                                || known.created_at != entry.created_at
+                                || known.payload != Payload::new(entry))
                     })
                 })
                 .collect();

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use changes::{AgentStream, Changes, Wake};
-pub use payload::{Payload, SigningFields, entry_to_wire, is_agent_mask};
+pub use payload::{Answer, Payload, SigningFields, entry_to_wire, is_agent_mask};
 pub(crate) use payload::{id_to_wire, selectors_to_wire};
 
 use crate::clock::Clock;

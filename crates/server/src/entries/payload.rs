@@ -1,15 +1,21 @@
 //! The encoded form of an entry that the view keeps.
 
+use bytes::BufMut;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, int64, key_len};
 use spire_core::model::Entry;
 use spire_core::spiffe::{Selectors, SpiffeId};
 use spire_wire::api::types;
 
-/// An entry encoded once as `spire.api.types.Entry`.
+use super::ViewRecord;
+
+/// What is left of an entry, encoded once as `spire.api.types.Entry`, when the fields that its record has anyway (id,
+/// SPIFFE ID, revision, creation time) are taken out.
 ///
-/// Fields of a protobuf message may come in any order, so the id and the fields that agents ask for come first and the
-/// others after them: the answer to an agent is a prefix, the answer without a mask the whole, and neither is encoded
-/// again. A boxed slice and not `Bytes`: the record that holds it is shared already.
+/// Fields of a protobuf message may come in any order. So an answer is those fields, written from the record, and then the
+/// encoded rest, in which what agents ask for comes first and all else after it: the answer to an agent is a prefix, the
+/// answer without a mask the whole, and nothing is encoded twice. A boxed slice and not `Bytes`: the record that holds it
+/// is shared already.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     encoded: Box<[u8]>,
@@ -19,42 +25,114 @@ pub struct Payload {
 impl Payload {
     /// Encodes an entry.
     pub fn new(entry: &Entry) -> Self {
-        let mut whole = entry_to_wire(entry);
+        let mut for_agent = types::Entry {
+            id: String::new(),
+            spiffe_id: None,
+            revision_number: 0,
+            created_at: 0,
+            ..entry_to_wire(entry)
+        };
         let rest = types::Entry {
-            parent_id: whole.parent_id.take(),
-            x509_svid_ttl: std::mem::take(&mut whole.x509_svid_ttl),
-            expires_at: std::mem::take(&mut whole.expires_at),
-            dns_names: std::mem::take(&mut whole.dns_names),
-            jwt_svid_ttl: std::mem::take(&mut whole.jwt_svid_ttl),
+            parent_id: for_agent.parent_id.take(),
+            x509_svid_ttl: std::mem::take(&mut for_agent.x509_svid_ttl),
+            expires_at: std::mem::take(&mut for_agent.expires_at),
+            dns_names: std::mem::take(&mut for_agent.dns_names),
+            jwt_svid_ttl: std::mem::take(&mut for_agent.jwt_svid_ttl),
             ..types::Entry::default()
         };
-        let agent_len = whole.encoded_len();
+        let agent_len = for_agent.encoded_len();
         let mut encoded = Vec::with_capacity(agent_len + rest.encoded_len());
         // Appending to a vector cannot run out of space.
-        let _ = whole.encode(&mut encoded);
+        let _ = for_agent.encode(&mut encoded);
         let _ = rest.encode(&mut encoded);
         Self { encoded: encoded.into_boxed_slice(), agent_len: u32::try_from(agent_len).unwrap_or(u32::MAX) }
     }
 
-    /// What an agent's mask asks for, encoded.
-    pub fn for_agent(&self) -> &[u8] {
-        self.encoded.get(..usize::try_from(self.agent_len).unwrap_or(usize::MAX)).unwrap_or(&self.encoded)
-    }
-
-    /// All fields, encoded.
-    pub fn whole(&self) -> &[u8] {
-        &self.encoded
-    }
-
-    /// All fields.
-    pub fn decode(&self) -> types::Entry {
+    /// The record's entry, all fields.
+    pub fn decode(record: &ViewRecord) -> types::Entry {
+        let mut whole = Vec::with_capacity(record.payload.encoded.len() + 256);
+        Answer::Whole.write(record, &mut whole);
         // We encoded it ourselves.
-        types::Entry::decode(self.whole()).unwrap_or_default()
+        types::Entry::decode(&*whole).unwrap_or_default()
     }
 
     /// What signing needs; the rest is skipped and not allocated.
     pub fn signing_fields(&self) -> SigningFields {
-        SigningFields::decode(self.whole()).unwrap_or_default()
+        SigningFields::decode(&*self.encoded).unwrap_or_default()
+    }
+}
+
+/// What of an entry an answer shows, without anything being encoded again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// All fields.
+    Whole,
+    /// What an agent's mask asks for.
+    ForAgent,
+}
+
+impl Answer {
+    /// How long the encoded entry is.
+    pub fn len(self, record: &ViewRecord) -> usize {
+        let (id, identity) = (record.id.as_str(), &record.spiffe_id);
+        text_len(1, id)
+            + key_len(2)
+            + delimited_len(identity_len(identity))
+            + number_len(11, record.revision)
+            + number_len(15, record.created_at.unix())
+            + self.rest(&record.payload).len()
+    }
+
+    /// Appends the encoded entry, [`Answer::len`] bytes.
+    pub fn write(self, record: &ViewRecord, buffer: &mut impl BufMut) {
+        let identity = &record.spiffe_id;
+        put_text(1, record.id.as_str(), buffer);
+        encode_key(2, WireType::LengthDelimited, buffer);
+        encode_varint(identity_len(identity) as u64, buffer);
+        put_text(1, identity.trust_domain_name(), buffer);
+        put_text(2, identity.path(), buffer);
+        put_number(11, record.revision, buffer);
+        put_number(15, record.created_at.unix(), buffer);
+        buffer.put_slice(self.rest(&record.payload));
+    }
+
+    fn rest(self, payload: &Payload) -> &[u8] {
+        let agent_len = usize::try_from(payload.agent_len).unwrap_or(usize::MAX);
+        match self {
+            Self::Whole => &payload.encoded,
+            Self::ForAgent => payload.encoded.get(..agent_len).unwrap_or(&payload.encoded),
+        }
+    }
+}
+
+fn identity_len(id: &SpiffeId) -> usize {
+    text_len(1, id.trust_domain_name()) + text_len(2, id.path())
+}
+
+fn delimited_len(len: usize) -> usize {
+    encoded_len_varint(len as u64) + len
+}
+
+/// Absent where it is the default, as protobuf has it.
+fn text_len(tag: u32, text: &str) -> usize {
+    if text.is_empty() { 0 } else { key_len(tag) + delimited_len(text.len()) }
+}
+
+fn put_text(tag: u32, text: &str, buffer: &mut impl BufMut) {
+    if !text.is_empty() {
+        encode_key(tag, WireType::LengthDelimited, buffer);
+        encode_varint(text.len() as u64, buffer);
+        buffer.put_slice(text.as_bytes());
+    }
+}
+
+fn number_len(tag: u32, number: i64) -> usize {
+    if number == 0 { 0 } else { int64::encoded_len(tag, &number) }
+}
+
+fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
+    if number != 0 {
+        int64::encode(tag, &number, buffer);
     }
 }
 
@@ -89,7 +167,7 @@ impl SigningFields {
 }
 
 /// Whether the mask is the one of SPIRE's agent and ours (pkg/agent/client/client.go), to which
-/// [`Payload::for_agent`] is the answer.
+/// [`Answer::ForAgent`] is the answer.
 pub fn is_agent_mask(mask: &types::EntryMask) -> bool {
     *mask
         == types::EntryMask {

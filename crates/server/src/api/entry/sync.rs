@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use super::convert::apply_mask;
 use crate::api::caller::AgentCaller;
 use crate::api::route::{Call, Replies, Reply};
-use crate::entries::{ViewRecord, is_agent_mask};
+use crate::entries::{Answer, Payload, ViewRecord, is_agent_mask};
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
 const PAGE: usize = 500;
@@ -29,10 +29,8 @@ const AHEAD: usize = 2;
 /// How records are shown.
 #[derive(Clone, Debug)]
 enum Shown {
-    /// All fields.
-    Whole,
-    /// The fields that agents ask for.
-    ForAgent,
+    /// From what is encoded.
+    Encoded(Answer),
     /// Other fields; these answers are decoded and encoded.
     Masked(types::EntryMask),
 }
@@ -40,29 +38,28 @@ enum Shown {
 impl Shown {
     fn by(mask: Option<types::EntryMask>) -> Self {
         match mask {
-            None => Self::Whole,
-            Some(mask) if is_agent_mask(&mask) => Self::ForAgent,
+            None => Self::Encoded(Answer::Whole),
+            Some(mask) if is_agent_mask(&mask) => Self::Encoded(Answer::ForAgent),
             Some(mask) => Self::Masked(mask),
         }
     }
 
     /// Appends the record as field `tag` of the message.
     fn write(&self, tag: u32, record: &ViewRecord, buffer: &mut EncodeBuf<'_>) {
-        use bytes::BufMut as _;
-        let masked: Vec<u8>;
-        let bytes = match self {
-            Self::Whole => record.payload.whole(),
-            Self::ForAgent => record.payload.for_agent(),
-            Self::Masked(mask) => {
-                let mut entry = record.payload.decode();
-                apply_mask(&mut entry, Some(mask));
-                masked = entry.encode_to_vec();
-                &masked
-            }
-        };
         encode_key(tag, WireType::LengthDelimited, buffer);
-        encode_varint(bytes.len() as u64, buffer);
-        buffer.put_slice(bytes);
+        match self {
+            Self::Encoded(answer) => {
+                encode_varint(answer.len(record) as u64, buffer);
+                answer.write(record, buffer);
+            }
+            Self::Masked(mask) => {
+                let mut entry = Payload::decode(record);
+                apply_mask(&mut entry, Some(mask));
+                encode_varint(entry.encoded_len() as u64, buffer);
+                // The buffer grows, so there is always room.
+                let _ = entry.encode(buffer);
+            }
+        }
     }
 }
 
