@@ -5,10 +5,13 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
-/// An object of the input, with its place for error texts (`RegistrationEntries.entries`).
+/// An object of the input, with what Go's error texts say of it.
 pub(crate) struct Object<'a> {
     members: &'a Map<String, Value>,
-    place: String,
+    /// The name of its Go type, without the package.
+    go_name: String,
+    /// The names of the members that lead to it, each with a dot behind.
+    path: String,
 }
 
 /// Parses the whole input. An empty one has Go's error.
@@ -23,10 +26,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Failure> {
 }
 
 impl<'a> Object<'a> {
-    /// The root, of the Go type `place`.
-    pub(crate) fn root(value: &'a Value, place: &str, go_type: &str) -> Result<Self, Failure> {
+    /// The root, of this Go type.
+    pub(crate) fn root(value: &'a Value, go_type: &str) -> Result<Self, Failure> {
         match value {
-            Value::Object(members) => Ok(Self { members, place: place.to_owned() }),
+            Value::Object(members) => {
+                Ok(Self { members, go_name: unqualified(go_type), path: String::new() })
+            }
             other => Err(Failure::new(format!(
                 "json: cannot unmarshal {} into Go value of type {go_type}",
                 kind(other)
@@ -43,10 +48,9 @@ impl<'a> Object<'a> {
     }
 
     fn mismatch(&self, name: &str, value: &Value, go_type: &str) -> Failure {
-        let found = kind(value);
+        let (found, Self { go_name, path, .. }) = (kind(value), self);
         Failure::new(format!(
-            "json: cannot unmarshal {found} into Go struct field {}.{name} of type {go_type}",
-            self.place
+            "json: cannot unmarshal {found} into Go struct field {go_name}.{path}{name} of type {go_type}"
         ))
     }
 
@@ -125,10 +129,17 @@ impl<'a> Object<'a> {
     fn below(&self, name: &str, value: &'a Value, go_type: &str) -> Result<Option<Object<'a>>, Failure> {
         match value {
             Value::Null => Ok(None),
-            Value::Object(members) => Ok(Some(Object { members, place: format!("{}.{name}", self.place) })),
+            Value::Object(members) => {
+                let path = format!("{}{name}.", self.path);
+                Ok(Some(Object { members, go_name: unqualified(go_type), path }))
+            }
             other => Err(self.mismatch(name, other, go_type)),
         }
     }
+}
+
+fn unqualified(go_type: &str) -> String {
+    go_type.rsplit('.').next().unwrap_or(go_type).to_owned()
 }
 
 /// Go's word for a kind of JSON value.
@@ -153,7 +164,7 @@ mod tests {
         let value =
             parse(br#"{"Name":"x","n":3,"f":1.5,"on":true,"list":["a",null],"gone":null,"other":{}}"#)
                 .unwrap();
-        let object = Object::root(&value, "T", "main.T").unwrap();
+        let object = Object::root(&value, "main.T").unwrap();
         assert_eq!(object.text("name").unwrap(), "x");
         assert_eq!((object.int32("n").unwrap(), object.int64("none").unwrap()), (3, 0));
         assert_eq!(object.texts("list").unwrap(), ["a", ""]);

@@ -112,8 +112,25 @@ impl<V: View> View for BTreeMap<String, V> {
 
 impl View for prost_types::Struct {
     fn view(&self) -> Value {
-        let shown = self.fields.iter().map(|(name, value)| (name.clone(), plain(value)));
-        Value::Object(shown.filter(|(_, value)| !value.is_null()).collect())
+        without_nulls(structure(self))
+    }
+}
+
+/// A free-form structure as it is.
+pub(crate) fn structure(of: &prost_types::Struct) -> Value {
+    Value::Object(of.fields.iter().map(|(name, value)| (name.clone(), plain(value))).collect())
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(members.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => {
+            items.into_iter().filter(|value| !value.is_null()).map(without_nulls).collect()
+        }
+        other => other,
     }
 }
 
@@ -123,10 +140,8 @@ fn plain(value: &prost_types::Value) -> Value {
         Some(Kind::BoolValue(b)) => Value::Bool(*b),
         Some(Kind::StringValue(s)) => Value::String(s.clone()),
         Some(Kind::NumberValue(n)) => number(*n),
-        Some(Kind::StructValue(s)) => s.view(),
-        Some(Kind::ListValue(list)) => {
-            list.values.iter().map(plain).filter(|value| !value.is_null()).collect()
-        }
+        Some(Kind::StructValue(s)) => structure(s),
+        Some(Kind::ListValue(list)) => list.values.iter().map(plain).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::workload::{bounded, client, request};
 use crate::call::{ApiCommand, Call, running, timeout};
 use crate::failure::Failure;
-use crate::view::View;
+use crate::view::structure;
 
 pub(super) const VALIDATE: ApiCommand = ApiCommand {
     path: "api validate jwt",
@@ -36,7 +36,8 @@ async fn run(call: &mut Call<'_>) -> Result<(), Failure> {
         Failure::from(status).context("unable to validate JWT SVID")
     })?;
     call.print(&valid.into_inner(), |env, valid| {
-        let claims = valid.claims.clone().unwrap_or_default().view();
+        let claims =
+            valid.claims.as_ref().map_or_else(|| "{}".to_owned(), |claims| structure(claims).to_string());
         env.out(format_args!("SVID is valid.\nSPIFFE ID : {}\nClaims    : {claims}\n", valid.spiffe_id));
         Ok(())
     })

@@ -122,7 +122,10 @@ pub(super) fn match_behavior(text: &str) -> Option<MatchBehavior> {
     })
 }
 
-/// Go's layout `2006-01-02 15:04:05 -0700 -07`. The server parses what it gets again; this finds mistakes early.
+/// The layout of dates, in Go's notation.
+const LAYOUT: &str = "2006-01-02 15:04:05 -0700 -07";
+
+/// Checks a date of [`LAYOUT`]. The server parses what it gets again; this finds mistakes early.
 fn check_date(text: &str) -> Result<(), Failure> {
     const PARTS: [(&str, &str); 8] = [
         ("dddd", "2006"),
@@ -136,26 +139,31 @@ fn check_date(text: &str) -> Result<(), Failure> {
     ];
     let mut left = text;
     for (pattern, name) in PARTS {
+        // A separator stands before all parts but the first. A blank may be several, or missing at the end.
+        let (separator, pattern) = match pattern.split_at(1) {
+            ("d", _) => ("", pattern),
+            parts => parts,
+        };
+        let name = &name[separator.len()..];
+        let wrong = |value: &str, element: &str| {
+            let (text, value, element) = (quote(text), quote(value), quote(element));
+            Failure::new(format!(
+                "date is not valid: parsing time {text} as \"{LAYOUT}\": cannot parse {value} as {element}"
+            ))
+        };
+        left = match left.strip_prefix(separator) {
+            Some(rest) if separator == " " => rest.trim_start_matches(' '),
+            Some(rest) => rest,
+            None if separator == " " && left.is_empty() => left,
+            None => return Err(wrong(left, separator)),
+        };
         let fits = |(c, p): (char, char)| match p {
             'd' => c.is_ascii_digit(),
-            's' => matches!(c, '+' | '-'),
-            other => c == other,
+            _ => matches!(c, '+' | '-'),
         };
         let head = left.get(..pattern.len());
         if !head.is_some_and(|head| head.chars().zip(pattern.chars()).all(fits)) {
-            // Go names the text without the separator, unless that is what is missing.
-            let separated = name.len() > 4 || !name.starts_with('2');
-            let separator = if separated { &name[..1] } else { "" };
-            let (value, element) = match left.strip_prefix(separator) {
-                Some(rest) => (rest, &name[separator.len()..]),
-                None => (left, separator),
-            };
-            return Err(Failure::new(format!(
-                "date is not valid: parsing time {} as \"2006-01-02 15:04:05 -0700 -07\": cannot parse {} as {}",
-                quote(text),
-                quote(value),
-                quote(element)
-            )));
+            return Err(wrong(left, name));
         }
         left = &left[pattern.len()..];
     }

@@ -193,8 +193,7 @@ fn clone_of(described: &Described) -> Described {
 fn from_file(env: &mut Env, path: &str) -> Result<Vec<FederationRelationship>, Failure> {
     let contents = files::read_or_stdin(env, path)?;
     let value = input::parse(&contents).doing("failed to parse JSON")?;
-    let root = Object::root(&value, "federationRelationships", "federation.federationRelationships")
-        .doing("failed to parse JSON")?;
+    let root = Object::root(&value, "federation.federationRelationships").doing("failed to parse JSON")?;
     let items = root
         .objects("federationRelationships", "federation.federationRelationshipConfig")
         .doing("failed to parse JSON")?;

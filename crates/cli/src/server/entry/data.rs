@@ -13,7 +13,7 @@ use crate::input::{self, Object};
 /// The entries of a file, or of standard input for `-`.
 pub(super) fn entries(env: &mut Env, path: &str) -> Result<Vec<types::Entry>, Failure> {
     let value = input::parse(&read_or_stdin(env, path)?)?;
-    let root = Object::root(&value, "RegistrationEntries", "common.RegistrationEntries")?;
+    let root = Object::root(&value, "common.RegistrationEntries")?;
     let items = root.objects("entries", "common.RegistrationEntry")?;
     items
         .into_iter()

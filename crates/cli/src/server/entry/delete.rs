@@ -34,8 +34,7 @@ async fn run(call: &mut Call<'_>) -> Result<(), Failure> {
         ("", id) => vec![id.to_owned()],
         (file, _) => {
             let value = input::parse(&read_or_stdin(call.env, file)?)?;
-            Object::root(&value, "BatchDeleteEntryRequest", "entryv1.BatchDeleteEntryRequest")?
-                .texts("ids")?
+            Object::root(&value, "entryv1.BatchDeleteEntryRequest")?.texts("ids")?
         }
     };
     let request = BatchDeleteEntryRequest { ids };
