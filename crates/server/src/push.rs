@@ -49,7 +49,7 @@ async fn subscribe(
                 Ok(()) = own_bundle.changed() => {
                     Ok(changed(false, true, call.api.deps.live.changes().sequence()))
                 }
-                () = session.expired() => Err(Session::expiry()),
+                status = session.over() => Err(status),
                 () = updates.closed() => return,
             };
             let last = update.is_err();

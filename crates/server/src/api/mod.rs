@@ -30,6 +30,7 @@ use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{self, DataStore};
 use spire_ports::observe::Metrics;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::Request;
@@ -93,6 +94,7 @@ pub struct Api {
     started: Instant,
     bundle_read: tokio::sync::Mutex<Option<Instant>>,
     debug_info: debug::Cached,
+    stopping: CancellationToken,
 }
 
 impl Api {
@@ -110,6 +112,7 @@ impl Api {
             started: Instant::now(),
             bundle_read: tokio::sync::Mutex::default(),
             debug_info: debug::Cached::default(),
+            stopping: CancellationToken::new(),
             deps,
         })
     }
@@ -132,6 +135,12 @@ impl Api {
     /// As [`Api::unix_service`], for `spire_net::grpc::unix_server().add_routes(..)`.
     pub fn unix_routes(self: &Arc<Self>) -> Routes {
         routes_of(self.unix_service())
+    }
+
+    /// Ends the open streams of agents. A server that stops calls it, since a stream that lasts would hold up the
+    /// graceful stop; agents come back to another server.
+    pub fn end_streams(&self) {
+        self.stopping.cancel();
     }
 
     fn service(self: &Arc<Self>, on: Listeners) -> ApiService {
@@ -182,6 +191,7 @@ impl Api {
         Session {
             stream: self.deps.live.changes().open(caller.id()),
             expiry: tokio::time::Instant::now() + left + EXPIRY_GRACE,
+            stopping: self.stopping.clone(),
         }
     }
 }
@@ -193,28 +203,28 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     pub(crate) stream: AgentStream,
     expiry: tokio::time::Instant,
+    stopping: CancellationToken,
 }
 
 impl Session {
-    /// Waits for the end: the agent was banned or evicted, or its SVID expired.
+    /// Waits for the end: the agent was banned or evicted, its SVID expired, or the server stops.
     pub(crate) async fn ended(&self) -> Status {
         tokio::select! {
             () = self.stream.ended() => Self::ban(),
-            () = self.expired() => Self::expiry(),
+            status = self.over() => status,
         }
     }
 
-    /// Waits until the SVID has expired.
-    pub(crate) async fn expired(&self) {
-        tokio::time::sleep_until(self.expiry).await;
+    /// Waits for the end that has nothing to do with a ban: the SVID expired, or the server stops.
+    pub(crate) async fn over(&self) -> Status {
+        tokio::select! {
+            () = tokio::time::sleep_until(self.expiry) => Status::permission_denied("agent SVID has expired"),
+            () = self.stopping.cancelled() => Status::unavailable("server is stopping"),
+        }
     }
 
     pub(crate) fn ban() -> Status {
         Status::permission_denied("agent may no longer have streams: it was banned or evicted")
-    }
-
-    pub(crate) fn expiry() -> Status {
-        Status::permission_denied("agent SVID has expired")
     }
 }
 

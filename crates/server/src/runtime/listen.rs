@@ -73,6 +73,11 @@ pub(super) async fn serve(
 
     // When one listener ends, by order or by itself, the other ends too.
     let both = stop.child_token();
+    let (streams, stopping) = (api.clone(), both.clone());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        streams.end_streams();
+    });
     let tcp = end_with(
         &both,
         grpc::graceful(both.clone().cancelled_owned(), |signal| {

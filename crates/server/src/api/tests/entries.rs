@@ -296,3 +296,20 @@ async fn streams_end_when_the_svid_of_their_connection_expires() {
     assert_eq!(ended.message(), "agent SVID has expired");
     assert_eq!(began.elapsed().as_secs(), 601);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_ends_its_streams() {
+    let world = World::new().await;
+    let agent = world.attested(AGENT).await;
+    let mut updates =
+        world.push(agent.clone()).subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    updates.next().await.unwrap().unwrap();
+    let (_ask, asked) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(asked);
+    let mut sync = world.entries(agent).sync_authorized_entries(requests).await.unwrap().into_inner();
+    world.api.end_streams();
+    assert_eq!(updates.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(sync.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(updates.next().await.is_none() && sync.next().await.is_none());
+    assert_eq!(world.live().changes().stream_count(), 0);
+}
