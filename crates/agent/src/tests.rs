@@ -27,7 +27,7 @@ use tonic::{Code, Status, Streaming};
 use crate::fixture::{
     FakeServer, FixedAttestor, WorkloadClient, deps, entry, options, refusal, workload_client,
 };
-use crate::runtime::{AgentError, Deps, Event, Options, Verdict, run, start};
+use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run, start};
 
 /// An agent that serves.
 struct Running {
@@ -368,21 +368,6 @@ async fn a_refused_attestation_is_final() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_is_not_trusted() {
-    let server = FakeServer::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let options = options(&server, folder.path());
-    std::fs::write(folder.path().join("bundle.pem"), crate::fixture::TestCa::new().pem()).unwrap();
-    let shutdown = CancellationToken::new();
-    // It tries again, as long as nobody stops it.
-    let running = tokio::spawn(run(options, deps(&[]), shutdown.clone()));
-    tokio::task::yield_now().await;
-    shutdown.cancel();
-    running.await.unwrap().unwrap();
-    assert_eq!(server.count("AttestAgent"), 0);
-}
-
-#[tokio::test]
 async fn rotation_takes_the_other_key_and_stores_the_svid() {
     let server = FakeServer::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -546,5 +531,21 @@ async fn a_tainted_authority_has_everything_replaced() {
     let mut running = running;
     running.until(|event| matches!(event, Event::AgentRotated { .. })).await;
     assert_eq!(server.count("RenewAgent"), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn insecure_bootstrap_trusts_whoever_answers_once() {
+    let server = FakeServer::start().await;
+    let first = deps(&["uid:1"]);
+    let keys = Arc::clone(&first.key_manager);
+    let running = Running::start(&server, first, |o| o.trust_bundle = TrustBundle::Insecure).await;
+    let folder = running.stop().await;
+    let data = std::fs::read_to_string(folder.path().join("data/agent-data.json")).unwrap();
+    assert!(!data.contains(r#""bundle":null"#), "what the server said is trusted from then on: {data}");
+    let mut again = deps(&["uid:1"]);
+    again.key_manager = keys;
+    let running = Running::start_in(folder, &server, again, |o| o.trust_bundle = TrustBundle::Insecure).await;
+    assert_eq!(server.count("AttestAgent"), 1);
     running.stop().await;
 }

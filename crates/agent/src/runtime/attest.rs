@@ -286,7 +286,13 @@ impl NodeAttestation<'_> {
                 let trust = Trust::new(self.options.trust_domain.clone(), authorities);
                 ServerClient::new(self.options, trust, None)?
             }
-            None => ServerClient::insecure(self.options)?,
+            None => {
+                tracing::warn!(
+                    subsystem_name = "attestor",
+                    "Insecure bootstrap enabled; skipping server certificate verification"
+                );
+                ServerClient::insecure(self.options)?
+            }
         };
         let svid = attest_with(&client, self.attestor, key, self.options).await?;
         let bundle = client.bundle().await.map_err(AttestError::Bundle)?;

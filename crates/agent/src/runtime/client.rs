@@ -356,3 +356,60 @@ fn is_retriable(code: Code) -> bool {
             | Code::Unimplemented
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::is_unknown_authority;
+    use super::super::trust::Trust;
+    use super::*;
+    use crate::fixture::{FakeServer, TestCa, domain, options};
+
+    #[tokio::test]
+    async fn a_server_is_trusted_by_its_authority_only() {
+        let server = FakeServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(&server, folder.path());
+        let client = |ca: &TestCa| {
+            ServerClient::new(&options, Trust::new(domain(), vec![ca.certificate().clone()]), None).unwrap()
+        };
+        assert_eq!(client(&server.ca).bundle().await.unwrap().x509_authorities.len(), 1);
+        let error = client(&TestCa::new()).bundle().await.unwrap_err();
+        assert!(is_unknown_authority(&error), "{error}");
+        assert_eq!(error.status.code(), Code::Unavailable);
+        assert_eq!(server.count("GetBundle"), 1, "the other client came no further than the handshake");
+        let insecure = ServerClient::insecure(&options).unwrap();
+        assert_eq!(insecure.bundle().await.unwrap().x509_authorities.len(), 1);
+    }
+
+    #[test]
+    fn a_jwt_svid_must_be_whole() {
+        let whole = types::Jwtsvid {
+            token: TestCa::new().jwt("spiffe://test.org/w", &["a".to_owned()], Duration::from_secs(9)),
+            id: Some(types::Spiffeid { trust_domain: "test.org".to_owned(), path: "/w".to_owned() }),
+            expires_at: 9,
+            issued_at: 1,
+            hint: String::new(),
+        };
+        assert_eq!(&*jwt_svid(Some(whole.clone())).unwrap().1.key_id, "kid-1");
+        type Spoil = fn(&mut types::Jwtsvid);
+        let cases: [(Spoil, &str); 5] = [
+            (|s| s.issued_at = 0, "JWTSVID missing issued at"),
+            (|s| s.expires_at = 0, "JWTSVID missing expires at"),
+            (|s| s.issued_at = 10, "JWTSVID issued after it has expired"),
+            (
+                |s| s.id = None,
+                "could not parse JWT-SVID SPIFFE ID: invalid SPIFFE ID: request must specify SPIFFE ID",
+            ),
+            (
+                |s| s.token = "x".to_owned(),
+                "failed to parse JWT-SVID: go-jose/go-jose: compact JWS format must have three parts",
+            ),
+        ];
+        for (spoil, expected) in cases {
+            let mut spoilt = whole.clone();
+            spoil(&mut spoilt);
+            assert_eq!(jwt_svid(Some(spoilt)).unwrap_err().message(), expected);
+        }
+        assert_eq!(jwt_svid(None).unwrap_err().message(), "JWTSVID response missing SVID");
+    }
+}
