@@ -21,6 +21,7 @@ pub(super) async fn count_agents(
     _: AdminCaller,
     request: wire::CountAgentsRequest,
 ) -> Result<wire::CountAgentsResponse, Status> {
+    const WHAT: &str = "failed to count agents";
     let filter = match request.filter {
         None => NodeFilter::default(),
         Some(f) => filter(
@@ -30,13 +31,10 @@ pub(super) async fn count_agents(
             f.by_banned,
             f.by_can_reattest,
             &f.by_expires_before,
+            WHAT,
         )?,
     };
-    let count = call
-        .store()
-        .node_count(&filter)
-        .await
-        .map_err(|e| fail_with(Code::Internal, "failed to count agents", e))?;
+    let count = call.store().node_count(&filter).await.map_err(|e| fail_with(Code::Internal, WHAT, e))?;
     call.audit.success();
     Ok(wire::CountAgentsResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
 }
@@ -46,6 +44,7 @@ pub(super) async fn list_agents(
     _: AdminCaller,
     request: wire::ListAgentsRequest,
 ) -> Result<wire::ListAgentsResponse, Status> {
+    const WHAT: &str = "failed to list agents";
     let mut filter = match request.filter {
         None => NodeFilter::default(),
         Some(f) => filter(
@@ -55,6 +54,7 @@ pub(super) async fn list_agents(
             f.by_banned,
             f.by_can_reattest,
             &f.by_expires_before,
+            WHAT,
         )?,
     };
     let mask = request.output_mask.as_ref();
@@ -64,7 +64,7 @@ pub(super) async fn list_agents(
         .store()
         .node_list(&filter, paging.as_ref())
         .await
-        .map_err(|e| fail_with(Code::Internal, "failed to list agents", e))?;
+        .map_err(|e| fail_with(Code::Internal, WHAT, e))?;
     let agents = page
         .items
         .iter()
@@ -153,6 +153,7 @@ fn filter(
     banned: Option<bool>,
     can_reattest: Option<bool>,
     expires_before: &str,
+    what: &str,
 ) -> Result<NodeFilter, Status> {
     if !attestation_type.is_empty() {
         call.audit.add("node_attestor_type", attestation_type.clone());
@@ -164,12 +165,16 @@ fn filter(
         .map(selector_match)
         .transpose()
         .map_err(|e| fail_with(Code::InvalidArgument, "failed to parse selectors", e))?;
+    if selectors.as_ref().is_some_and(|wanted| wanted.selectors.is_empty()) {
+        // The reference's datastore refuses it, and its API tells that as its own failure.
+        return Err(fail_with(Code::Internal, what, "cannot list by empty selectors set"));
+    }
     Ok(NodeFilter {
         attestation_type: Some(attestation_type).filter(|kind| !kind.is_empty()),
         banned,
         can_reattest,
         expires_before: go_time(expires_before),
-        selectors: selectors.filter(|wanted| !wanted.selectors.is_empty()),
+        selectors,
         ..NodeFilter::default()
     })
 }

@@ -226,6 +226,11 @@ async fn agents_are_listed_shown_and_removed() {
     let count =
         client.count_agents(CountAgentsRequest { filter: Some(filter) }).await.unwrap().into_inner().count;
     assert_eq!(count, 1);
+    let by_selector_match = Some(types::SelectorMatch::default());
+    let filter = list_agents_request::Filter { by_selector_match, ..Default::default() };
+    let empty = client.list_agents(ListAgentsRequest { filter: Some(filter), ..Default::default() }).await;
+    let text = "failed to list agents: cannot list by empty selectors set";
+    assert_eq!(refused(empty), (Code::Internal, text.into()));
     client.delete_agent(DeleteAgentRequest { id: wire_id(AGENT) }).await.unwrap();
     let again = client.delete_agent(DeleteAgentRequest { id: wire_id(AGENT) }).await;
     assert_eq!(refused(again), (Code::NotFound, "agent not found".into()));

@@ -267,7 +267,7 @@ async fn a_sync_must_begin_as_agreed() {
 async fn a_change_is_pushed_and_a_ban_ends_the_stream() {
     let world = World::new().await;
     let agent = world.attested(AGENT).await;
-    let stop = tokio_util::sync::CancellationToken::new();
+    let stop = CancellationToken::new();
     let running = tokio::spawn(world.api.deps.live.clone().run(stop.clone()));
     let mut updates = world.push(agent).subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
     let Some(Update::Changed(first)) = updates.next().await.unwrap().unwrap().update else { panic!() };
