@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use spire_compat::flag::FlagSet;
 
+use crate::completion;
 use crate::env::Env;
 
 /// Exit code for words that name no command.
@@ -59,6 +60,11 @@ struct Request<'a> {
 impl<H> Program<H> {
     /// Runs what `arguments` (without the binary's name) say, and gives the exit code.
     pub(crate) fn run(mut self, env: &mut Env, hooks: H, arguments: &[String]) -> i32 {
+        if !env.variable("COMP_LINE").is_empty() {
+            let fitting = self.completions(env.variable("COMP_LINE"), env.variable("COMP_POINT"));
+            env.out(fitting);
+            return 0;
+        }
         let request = self.read(arguments);
         if request.version {
             env.err(format_args!("{}\n", self.version));
@@ -69,7 +75,10 @@ impl<H> Program<H> {
             return 0;
         }
         if request.completion {
-            env.err("Error: installing shell completion is not supported\n");
+            env.err(format_args!(
+                "Error: installing shell completion is not supported; in bash, use: complete -C /path/to/{0} {0}\n",
+                self.name
+            ));
             return 1;
         }
         let position = self.commands.iter().position(|c| c.path == request.words);
@@ -181,6 +190,23 @@ impl<H> Program<H> {
             }
         }
         members
+    }
+
+    /// What may stand where a command line is being typed, a line each.
+    fn completions(&self, line: &str, point: &str) -> String {
+        let Some((words, last)) = completion::typed(line, point) else { return String::new() };
+        let mut at = String::new();
+        for word in words.into_iter().filter(|word| !word.starts_with('-')) {
+            let below = if at.is_empty() { word.to_owned() } else { format!("{at} {word}") };
+            if self.is_group(&below) || self.commands.iter().any(|c| c.path == below) {
+                at = below;
+            }
+        }
+        let flags: &[&str] =
+            if at.is_empty() && last.starts_with('-') { &["-help", "-version"] } else { &[] };
+        let members = self.members(&at);
+        let fitting = members.keys().chain(flags).filter(|word| word.starts_with(last));
+        fitting.map(|word| format!("{word}\n")).collect()
     }
 
     fn top_help(&self) -> String {

@@ -13,6 +13,7 @@
 //! terminal. What `run` and `validate` need lies above this crate, so the binaries hand it in as hooks.
 
 mod call;
+mod completion;
 mod dispatch;
 mod env;
 mod failure;

@@ -191,6 +191,27 @@ mod tests {
     }
 
     #[test]
+    fn an_old_default_is_the_last_resort() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name).display().to_string();
+        let (new, old) = (place("new"), place("old"));
+        let _listener = UnixListener::bind(&old).unwrap();
+        let resolved = |given: &str, instance: &str, variable: &str, arguments: &[&str]| {
+            let flags = FlagSet::new("x").string("socketPath", "", "").parse(arguments).unwrap();
+            let mut env = Env::process();
+            env.stderr = Box::new(io::sink());
+            resolve(&mut env, &flags, given, instance, ("T", "/%i"), variable, (&new, &old)).unwrap()
+        };
+        assert_eq!(resolved(&new, "", "", &[]), old);
+        assert_eq!(resolved(&new, "", "", &["-socketPath", "x"]), new);
+        assert_eq!(resolved(&new, "i", "", &[]), "/i");
+        assert_eq!(resolved(&new, "", "/v", &[]), "/v");
+        assert_eq!(resolved("/g", "i", "/v", &[]), "/g");
+        std::fs::write(&new, "").unwrap();
+        assert_eq!(resolved(&new, "", "", &[]), new);
+    }
+
+    #[test]
     fn an_old_socket_must_be_a_socket_and_ours() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("s");

@@ -254,3 +254,34 @@ fn minted_svids_can_be_printed_as_json() {
     let end = "\"id\":{\"trust_domain\":\"example.org\",\"path\":\"/w\"},\"expires_at\":2000000000,\"issued_at\":1}}\n";
     assert!(out.ends_with(end), "{out}");
 }
+
+#[test]
+fn watching_ends_when_the_agent_says_that_it_is_pointless() {
+    let running = Running::start();
+    running.log.refuse();
+    let hooks = AgentHooks { version: "v".into(), run: Box::new(|_| 0), validate: Box::new(|_| Ok(())) };
+    let line = format!("api watch -socketPath {}", running.socket());
+    let (code, out, err) = in_env(Path::new("/"), |env| spire_cli::agent(&words(&line), env, hooks));
+    let text = "rpc error: code = InvalidArgument desc = refused\n";
+    assert_eq!((code, out.as_str(), err), (1, "", text.repeat(2)));
+}
+
+#[test]
+fn shells_are_told_what_fits() {
+    let completed = |line: &str| {
+        let (code, out, err) = in_env(Path::new("/"), |env| {
+            env.variables.insert("COMP_LINE".into(), line.into());
+            spire_cli::server(&words("spire-server en x"), env, server_hooks())
+        });
+        assert_eq!((code, err.as_str()), (0, ""));
+        out
+    };
+    assert_eq!(completed("spire-server en"), "entry\n");
+    assert_eq!(completed("spire-server entry "), "count\ncreate\ndelete\nshow\nupdate\n");
+    assert_eq!(completed("spire-server -v entry s"), "show\n");
+    assert_eq!(completed("spire-server ex"), "");
+    assert_eq!(completed("spire-server -"), "-help\n-version\n");
+    assert_eq!(completed("spire-server entry show -"), "");
+    let (code, _, err) = server("-autocomplete-install");
+    assert!(code == 1 && err.contains("complete -C"), "{err}");
+}

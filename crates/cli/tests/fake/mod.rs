@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,16 +21,29 @@ pub(crate) type Asked = (String, Bytes);
 
 /// The calls so far.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<Asked>>>);
+pub(crate) struct Log {
+    asked: Arc<Mutex<Vec<Asked>>>,
+    refusing: Arc<AtomicBool>,
+}
 
 impl Log {
     /// Takes the calls out.
     pub(crate) fn take(&self) -> Vec<Asked> {
-        std::mem::take(&mut self.0.lock().expect("no test panics while it holds this"))
+        std::mem::take(&mut self.asked.lock().expect("no test panics while it holds this"))
+    }
+
+    /// From now on, every call is an invalid argument.
+    #[allow(dead_code, reason = "not all tests need it")]
+    pub(crate) fn refuse(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
+    }
+
+    fn refuses(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
     }
 
     fn push(&self, asked: Asked) {
-        self.0.lock().expect("no test panics while it holds this").push(asked);
+        self.asked.lock().expect("no test panics while it holds this").push(asked);
     }
 }
 
@@ -75,7 +89,9 @@ async fn handle(request: Request<Incoming>, log: Log) -> Result<Response<Body>, 
     let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     let message = body.get(5..).map(|m| body.slice_ref(m)).unwrap_or_default();
     log.push((path.clone(), message.clone()));
-    let answer = if path.starts_with("/SpiffeWorkloadAPI/") && !security {
+    let answer = if log.refuses() {
+        Err((3, "refused".to_owned()))
+    } else if path.starts_with("/SpiffeWorkloadAPI/") && !security {
         Err((3, "security header missing from request".to_owned()))
     } else {
         answers::answer(&path, &message)
