@@ -182,6 +182,7 @@ pub(crate) fn connect_and(
     run: for<'a> fn(&'a mut Call<'_>) -> Running<'a>,
 ) -> Result<(), Failure> {
     let connector = socket.connector(env, &flags)?;
+    env.flush();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -59,7 +59,13 @@ struct Request<'a> {
 
 impl<H> Program<H> {
     /// Runs what `arguments` (without the binary's name) say, and gives the exit code.
-    pub(crate) fn run(mut self, env: &mut Env, hooks: H, arguments: &[String]) -> i32 {
+    pub(crate) fn run(self, env: &mut Env, hooks: H, arguments: &[String]) -> i32 {
+        let code = self.dispatched(env, hooks, arguments);
+        env.flush();
+        code
+    }
+
+    fn dispatched(mut self, env: &mut Env, hooks: H, arguments: &[String]) -> i32 {
         if !env.variable("COMP_LINE").is_empty() {
             let fitting = self.completions(env.variable("COMP_LINE"), env.variable("COMP_POINT"));
             env.out(fitting);

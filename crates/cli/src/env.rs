@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -27,7 +27,7 @@ impl Env {
     pub fn process() -> Self {
         Self {
             stdin: Box::new(io::stdin()),
-            stdout: Box::new(io::stdout()),
+            stdout: Box::new(BufWriter::new(io::stdout())),
             stderr: Box::new(io::stderr()),
             variables: std::env::vars_os()
                 .map(|(name, value)| {
@@ -58,13 +58,18 @@ impl Env {
     /// Writes to standard output. A failure to write has nobody to tell, so it is passed over, as in the reference.
     pub(crate) fn out(&mut self, text: impl fmt::Display) {
         let _ = write!(self.stdout, "{text}");
-        let _ = self.stdout.flush();
     }
 
-    /// Writes to standard error.
+    /// Writes to standard error, behind all that went to standard output before.
     pub(crate) fn err(&mut self, text: impl fmt::Display) {
+        self.flush();
         let _ = write!(self.stderr, "{text}");
         let _ = self.stderr.flush();
+    }
+
+    /// Shows what was written so far: before a wait, and at the end.
+    pub(crate) fn flush(&mut self) {
+        let _ = self.stdout.flush();
     }
 }
 

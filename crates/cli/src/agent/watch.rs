@@ -100,6 +100,7 @@ async fn attempt(call: &mut Call<'_>, last_update: &mut Instant, failures: &mut 
                 let federated =
                     federated.into_iter().map(|(domain, bundle)| (name(domain), bundle)).collect();
                 call.env.out(svids::described(&svids, &federated, last_update.elapsed()));
+                call.env.flush();
                 *last_update = Instant::now();
             }
             Err(failure) => return Ended::Bad(failure),

@@ -96,7 +96,7 @@ fn relationship_flags(flags: FlagSet) -> FlagSet {
 }
 
 /// A relationship as the user describes it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Described {
     trust_domain: String,
     url: String,
@@ -174,20 +174,9 @@ fn relationships(call: &mut Call<'_>) -> Result<Vec<FederationRelationship>, Fai
         return Ok(vec![described.into_message()?]);
     }
     // Complaints about the other flags come before those about the file.
-    let checked = Described { bundle: None, ..Described { ..clone_of(&described) } };
-    checked.into_message()?;
+    described.clone().into_message()?;
     described.bundle = Some((files::read(call.env, &bundle_path).doing("cannot read bundle file")?, format));
     Ok(vec![described.into_message().doing("cannot parse bundle file")?])
-}
-
-fn clone_of(described: &Described) -> Described {
-    Described {
-        trust_domain: described.trust_domain.clone(),
-        url: described.url.clone(),
-        profile: described.profile.clone(),
-        endpoint_id: described.endpoint_id.clone(),
-        bundle: None,
-    }
 }
 
 fn from_file(env: &mut Env, path: &str) -> Result<Vec<FederationRelationship>, Failure> {
@@ -216,7 +205,7 @@ fn from_item(item: &Object<'_>) -> Result<FederationRelationship, Failure> {
         bundle: None,
     };
     let Some(bundle) = item.raw("trustDomainBundle") else { return described.into_message() };
-    clone_of(&described).into_message()?;
+    described.clone().into_message()?;
     let bad = |failure: Failure| failure.context("cannot parse bundle raw message");
     described.bundle = Some(match item.text("trustDomainBundleFormat")?.as_str() {
         "pem" => (item.text("trustDomainBundle").map_err(bad)?.into_bytes(), BundleFormat::Pem),

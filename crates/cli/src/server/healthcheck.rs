@@ -28,6 +28,7 @@ pub(crate) fn flags(flags: FlagSet) -> FlagSet {
 async fn run(call: &mut Call<'_>) -> Result<(), Failure> {
     if call.flags.bool("verbose") {
         call.env.out("Checking server health...\n");
+        call.env.flush();
     }
     check(call, "server").await.map_err(|failure| failure.context("server is unhealthy"))?;
     call.env.out("Server is healthy.\n");
