@@ -66,7 +66,7 @@ fn expired_token() -> Outcome {
 
 /// The server says why, and so does the agent.
 fn refused(server: &spire_testkit::Daemon, agent: &spire_testkit::Daemon, why: &str) -> Outcome {
-    server.wait_for(&["level=error", "failed to attest", why], SOON)?;
+    server.wait_for(&["level=error", "Invalid argument: ", why], SOON)?;
     agent.wait_for(&["code = InvalidArgument", why], SOON)?;
     assert!(!agent.lines().iter().any(|line| line.contains("Node attestation was successful")));
     Ok(())

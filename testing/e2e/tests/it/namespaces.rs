@@ -2,7 +2,7 @@
 
 use spire_testkit::{Run, place};
 
-use crate::harness::site::{own_uid, text};
+use crate::harness::site::{answers, own_uid, text};
 use crate::harness::{Case, Need, Outcome, SOON, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -74,6 +74,7 @@ fn refused_entry(site: &Site) -> Result<spire_testkit::Output, libtest_mimic::Fa
     Err("a full disk took all entries".into())
 }
 
+/// A running agent goes on. Whether a new one starts or says what is full, its identity survives.
 fn full_agent_disk() -> Outcome {
     let site = Site::new()?;
     let data = site.agent.data();
@@ -83,12 +84,23 @@ fn full_agent_disk() -> Outcome {
     site.entry(AGENT, WORKLOAD, &own_uid(), &[])?;
     site.wait_identities(&[WORKLOAD])?;
     fill(&data)?;
+    site.entry(AGENT, "spiffe://example.org/later", &own_uid(), &[])?;
+    site.wait_identities(&[WORKLOAD, "spiffe://example.org/later"])?;
     let keys = place::read(&data.join("keys.json"))?;
     agent.kill()?;
-    let mut agent = site.start_agent(&[])?;
-    site.wait_identities(&[WORKLOAD])?;
-    assert!(!agent.lines().iter().any(|line| line.contains("Node attestation was successful")));
+    let mut crowded = site.spawn_agent(&[])?;
+    if answers(&mut crowded, &site.agent.socket()).is_ok() {
+        site.wait_identities(&[WORKLOAD, "spiffe://example.org/later"])?;
+    } else {
+        assert_eq!(crowded.wait_exit(SOON)?.code(), Some(1));
+        crowded.wait_for(&["level=error", "no space left on device"], SOON)?;
+    }
+    drop(crowded);
     assert_eq!(place::read(&data.join("keys.json"))?, keys);
+    std::fs::remove_file(data.join("filler"))?;
+    let mut agent = site.start_agent(&[])?;
+    site.wait_identities(&[WORKLOAD, "spiffe://example.org/later"])?;
+    assert!(!agent.lines().iter().any(|line| line.contains("Node attestation was successful")));
     assert_eq!(agent.stop()?, 0);
     Ok(())
 }

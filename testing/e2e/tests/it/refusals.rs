@@ -79,7 +79,7 @@ const AGENT_ROWS: &[Row] = &[
         "trust_bundle_path, trust_bundle_url, or trust_bundle_spiffe_workload_api must be configured unless insecure_bootstrap is set",
         None,
     ),
-    row("bogus = 1", "unknown configuration detected", Some((3, "bogus"))),
+    row("insecure_bootstrap = true bogus = 1", "unknown configuration detected", Some((3, "bogus"))),
     row(
         "insecure_bootstrap = true trust_bundle_path = \"x\"",
         "only one of insecure_bootstrap or trust_bundle_path can be specified, not both",

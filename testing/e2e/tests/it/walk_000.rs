@@ -69,7 +69,9 @@ fn walk(form: &Form) -> Outcome {
     )?;
 
     let server = walk.background("server", "./bin/spire-server run --config ./etc/server/server.conf")?;
-    server.wait_for(&["Starting Server APIs", "network=unix"], SOON)?;
+    server
+        .wait_for(&["Starting Server APIs", "address=/tmp/spire-registration.sock", "network=unix"], SOON)?;
+    server.wait_for(&["Starting Server APIs", "address=\"127.0.0.1:8081\"", "network=tcp"], SOON)?;
     server_log(&server.lines(), form)?;
     server_files(&walk)?;
 
@@ -155,7 +157,6 @@ fn server_log(lines: &[String], form: &Form) -> Outcome {
                 "spiffe_id=\"spiffe://paasteurizers.iam/spire/server\"",
                 "subsystem_name=svid_rotator",
             ],
-            &["Starting Server APIs", "address=\"127.0.0.1:8081\"", "network=tcp"],
         ],
     )?;
     for (name, kind) in [("memory", "KeyManager"), ("disk", "UpstreamAuthority")] {
