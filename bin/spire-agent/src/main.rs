@@ -1,2 +1,29 @@
-//! Assembly.
-fn main() {}
+//! `spire-agent`: the built-in plugins and the command line, put together.
+
+mod daemon;
+
+use std::process::ExitCode;
+
+use spire_agent::config::AgentConfig;
+use spire_cli::{AgentHooks, Env};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let hooks = AgentHooks {
+        version: daemon::VERSION.to_owned(),
+        run: Box::new(|flags| daemon::run(&daemon::flags(flags))),
+        validate: Box::new(|flags| match AgentConfig::load(&daemon::flags(flags)) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                daemon::log_refusal(&error);
+                let detail = error.detail().map(|detail| format!("\n{detail}")).unwrap_or_default();
+                Err(format!("{error}{detail}"))
+            }
+        }),
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let code = spire_cli::agent(&arguments, &mut Env::process(), hooks);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

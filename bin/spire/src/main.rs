@@ -1,2 +1,44 @@
-//! Assembly.
-fn main() {}
+//! `spire`: what SPIRE has no counterpart of. Today that is `spire dev`: a server and an agent in one process.
+
+mod dev;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const USAGE: &str = "Usage: spire <command>
+
+Commands:
+    dev    Run a server and an agent in one process, for development
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let code = match arguments.split_first() {
+        Some((command, rest)) if command == "dev" => dev::main(rest),
+        Some((flag, _)) if matches!(flag.as_str(), "-v" | "-version" | "--version") => {
+            note(env!("CARGO_PKG_VERSION"));
+            0
+        }
+        Some((flag, _)) if matches!(flag.as_str(), "-h" | "-help" | "--help" | "help") => {
+            note(USAGE.trim_end());
+            0
+        }
+        Some((command, _)) => {
+            note(&format!("spire: there is no command {command:?}\n\n{}", USAGE.trim_end()));
+            127
+        }
+        None => {
+            note(USAGE.trim_end());
+            127
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Says something to the person at the terminal, apart from what a started command prints.
+#[expect(clippy::print_stderr, reason = "this program talks to a person")]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}

@@ -26,6 +26,7 @@ pub mod https;
 pub mod ratelimit;
 pub mod tls;
 pub mod uds;
+pub mod umask;
 
 pub use authority::AuthorityGuard;
 pub use spire_compat::errno::errno_text;

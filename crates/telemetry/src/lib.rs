@@ -13,6 +13,7 @@ mod inmem;
 mod layer;
 mod level;
 mod sink;
+mod startup;
 pub mod systemd;
 mod zone;
 
@@ -29,6 +30,7 @@ pub use format::{FormatError, LogFormat};
 pub use inmem::{InMem, Series};
 pub use level::{Level, LevelError, LogLevel};
 pub use sink::{ReopenError, ReopenHandle};
+pub use startup::{log_notices, log_refusal};
 
 use format::Formatter;
 use layer::LogLayer;

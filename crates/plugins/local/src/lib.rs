@@ -15,17 +15,17 @@ use spire_ports::plugins::catalog::{AgentCatalog, ServerCatalog};
 /// Adds the plugins of the server.
 pub fn register_server(catalog: &mut ServerCatalog) {
     catalog.key_managers.add("disk", key_manager::server_disk);
-    catalog.key_managers.add("memory", key_manager::memory);
+    catalog.key_managers.add_fixed("memory", key_manager::memory);
     catalog.node_attestors.add("join_token", join_token::server);
     catalog.node_attestors.add("x509pop", x509pop::server::build);
     catalog.upstream_authorities.add("disk", upstream_disk::build);
-    catalog.credential_composers.add("uniqueid", unique_id::build);
+    catalog.credential_composers.add_fixed("uniqueid", unique_id::build);
 }
 
 /// Adds the plugins of the agent.
 pub fn register_agent(catalog: &mut AgentCatalog) {
     catalog.key_managers.add("disk", key_manager::agent_disk);
-    catalog.key_managers.add("memory", key_manager::memory);
-    catalog.node_attestors.add("join_token", join_token::agent);
+    catalog.key_managers.add_fixed("memory", key_manager::memory);
+    catalog.node_attestors.add_fixed("join_token", join_token::agent);
     catalog.node_attestors.add("x509pop", x509pop::agent::build);
 }

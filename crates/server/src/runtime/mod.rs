@@ -33,6 +33,7 @@ use crate::entries::{Intervals, LiveEntries};
 use plugins::Plugins;
 
 pub use listen::ListenError;
+pub use plugins::validate;
 
 /// Opens the datastore that a `DataStore "sql"` block describes.
 pub type OpenStore = Box<
@@ -132,7 +133,7 @@ pub async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
     tracing::info!(reconfigurable = false, subsystem_name = "catalog", "Configured DataStore");
-    let plugins = Plugins::load(&config.plugins, &assembly.catalog, &config.trust_domain).await?;
+    let plugins = Plugins::load(&config, &assembly.catalog).await?;
 
     let entries =
         LiveEntries::load(config.trust_domain.clone(), store.clone(), clock.clone(), intervals(&config))

@@ -11,20 +11,22 @@ use spire_ports::plugins::{
     BundlePublisher, CredentialComposer, KeyManager, NodeAttestor, Notifier, PluginType, UpstreamAuthority,
 };
 
+use crate::config::ServerConfig;
+
 /// Every plugin of a server but the datastore.
-pub struct Plugins {
+pub(super) struct Plugins {
     /// Where private keys live.
-    pub key_manager: Arc<dyn KeyManager>,
+    pub(super) key_manager: Arc<dyn KeyManager>,
     /// By the attestation type that agents name.
-    pub node_attestors: BTreeMap<String, Arc<dyn NodeAttestor>>,
+    pub(super) node_attestors: BTreeMap<String, Arc<dyn NodeAttestor>>,
     /// Who signs our CA; `None` for self-signed CAs.
-    pub upstream_authority: Option<Arc<dyn UpstreamAuthority>>,
+    pub(super) upstream_authority: Option<Arc<dyn UpstreamAuthority>>,
     /// Hooks on what is signed, in file order.
-    pub credential_composers: Vec<Arc<dyn CredentialComposer>>,
+    pub(super) credential_composers: Vec<Arc<dyn CredentialComposer>>,
     /// Who hears of the bundle.
-    pub notifiers: Vec<Arc<dyn Notifier>>,
+    pub(super) notifiers: Vec<Arc<dyn Notifier>>,
     /// Who publishes the bundle.
-    pub bundle_publishers: Vec<Arc<dyn BundlePublisher>>,
+    pub(super) bundle_publishers: Vec<Arc<dyn BundlePublisher>>,
 }
 
 impl Plugins {
@@ -32,50 +34,109 @@ impl Plugins {
     ///
     /// # Errors
     /// [`LoadError`], the first that happens.
-    pub async fn load(
-        configs: &[PluginConfig],
-        catalog: &ServerCatalog,
-        trust_domain: &TrustDomain,
-    ) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(trust_domain.clone());
-        let mut key_managers = Vec::new();
-        let mut upstream_authorities = Vec::new();
-        let mut node_attestors = BTreeMap::new();
-        let (mut credential_composers, mut notifiers, mut bundle_publishers) = (vec![], vec![], vec![]);
-        for config in configs {
-            use PluginType as T;
-            match config.kind.as_str() {
-                "DataStore" => {}
-                "BundlePublisher" => bundle_publishers
-                    .extend(loader.load(T::BundlePublisher, config, &catalog.bundle_publishers).await?),
-                "CredentialComposer" => credential_composers
-                    .extend(loader.load(T::CredentialComposer, config, &catalog.credential_composers).await?),
-                "KeyManager" => {
-                    key_managers.extend(loader.load(T::KeyManager, config, &catalog.key_managers).await?);
-                }
-                "NodeAttestor" => {
-                    let plugin = loader.load(T::NodeAttestor, config, &catalog.node_attestors).await?;
-                    node_attestors.extend(plugin.map(|p| (p.name().to_owned(), p)));
-                }
-                "Notifier" => notifiers.extend(loader.load(T::Notifier, config, &catalog.notifiers).await?),
-                "UpstreamAuthority" => upstream_authorities
-                    .extend(loader.load(T::UpstreamAuthority, config, &catalog.upstream_authorities).await?),
-                _ => return Err(loader.unsupported(config)),
-            }
+    pub(super) async fn load(config: &ServerConfig, catalog: &ServerCatalog) -> Result<Self, LoadError> {
+        let mut loaded = Loaded::new(config.trust_domain.clone());
+        for plugin in &config.plugins {
+            loaded.add(plugin, catalog).await?;
         }
-        loader.check(PluginType::UpstreamAuthority, Count::AtMostOne)?;
-        loader.check(PluginType::KeyManager, Count::ExactlyOne)?;
-        let key_manager = key_managers.pop().ok_or_else(|| LoadError::Constraint {
+        loaded.check_counts()?;
+        let key_manager = loaded.key_managers.pop().ok_or_else(|| LoadError::Constraint {
             kind: PluginType::KeyManager.as_str(),
             reason: "expected exactly 1 but got 0".to_owned(),
         })?;
         Ok(Self {
             key_manager,
-            node_attestors,
-            upstream_authority: upstream_authorities.pop(),
-            credential_composers,
-            notifiers,
-            bundle_publishers,
+            node_attestors: loaded.node_attestors,
+            upstream_authority: loaded.upstream_authorities.pop(),
+            credential_composers: loaded.credential_composers,
+            notifiers: loaded.notifiers,
+            bundle_publishers: loaded.bundle_publishers,
         })
+    }
+}
+
+/// What plugins say of their configuration, by plugin as the reference names them (`KeyManager "disk"`).
+///
+/// # Errors
+/// What is wrong with the list of plugins itself: an unknown type or name, too few or too many of a type.
+pub async fn validate(
+    config: &ServerConfig,
+    catalog: &ServerCatalog,
+) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+    let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut loaded = Loaded::new(config.trust_domain.clone());
+    for plugin in &config.plugins {
+        match loaded.add(plugin, catalog).await {
+            Err(LoadError::Configure { reason, .. }) => {
+                notes.entry(format!("{} \"{}\"", plugin.kind, plugin.name)).or_default().push(reason);
+            }
+            other => other?,
+        }
+    }
+    // A plugin that refused its configuration would be missed for the wrong reason.
+    if notes.is_empty() {
+        loaded.check_counts()?;
+    }
+    Ok(notes)
+}
+
+struct Loaded {
+    loader: Loader,
+    key_managers: Vec<Arc<dyn KeyManager>>,
+    node_attestors: BTreeMap<String, Arc<dyn NodeAttestor>>,
+    upstream_authorities: Vec<Arc<dyn UpstreamAuthority>>,
+    credential_composers: Vec<Arc<dyn CredentialComposer>>,
+    notifiers: Vec<Arc<dyn Notifier>>,
+    bundle_publishers: Vec<Arc<dyn BundlePublisher>>,
+}
+
+impl Loaded {
+    fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            loader: Loader::new(trust_domain),
+            key_managers: Vec::new(),
+            node_attestors: BTreeMap::new(),
+            upstream_authorities: Vec::new(),
+            credential_composers: Vec::new(),
+            notifiers: Vec::new(),
+            bundle_publishers: Vec::new(),
+        }
+    }
+
+    async fn add(&mut self, config: &PluginConfig, catalog: &ServerCatalog) -> Result<(), LoadError> {
+        use PluginType as T;
+        let loader = &mut self.loader;
+        match config.kind.as_str() {
+            "DataStore" => {}
+            "BundlePublisher" => {
+                let plugin = loader.load(T::BundlePublisher, config, &catalog.bundle_publishers).await?;
+                self.bundle_publishers.extend(plugin);
+            }
+            "CredentialComposer" => {
+                let plugin =
+                    loader.load(T::CredentialComposer, config, &catalog.credential_composers).await?;
+                self.credential_composers.extend(plugin);
+            }
+            "KeyManager" => {
+                self.key_managers.extend(loader.load(T::KeyManager, config, &catalog.key_managers).await?);
+            }
+            "NodeAttestor" => {
+                let plugin = loader.load(T::NodeAttestor, config, &catalog.node_attestors).await?;
+                self.node_attestors.extend(plugin.map(|p| (p.name().to_owned(), p)));
+            }
+            "Notifier" => self.notifiers.extend(loader.load(T::Notifier, config, &catalog.notifiers).await?),
+            "UpstreamAuthority" => {
+                let plugin = loader.load(T::UpstreamAuthority, config, &catalog.upstream_authorities).await?;
+                self.upstream_authorities.extend(plugin);
+            }
+            _ => return Err(loader.unsupported(config)),
+        }
+        Ok(())
+    }
+
+    /// How many plugins of each type a server has (pkg/server/catalog).
+    fn check_counts(&self) -> Result<(), LoadError> {
+        self.loader.check(PluginType::UpstreamAuthority, Count::AtMostOne)?;
+        self.loader.check(PluginType::KeyManager, Count::ExactlyOne)
     }
 }

@@ -11,7 +11,7 @@ use spire_net::tls::TrustSource;
 use crate::ca::BundleChanges;
 
 /// The authorities of the server's trust domain, parsed once a change and not once a handshake.
-pub struct BundleTrust {
+pub(super) struct BundleTrust {
     trust_domain: TrustDomain,
     changes: Arc<BundleChanges>,
     parsed: ArcSwapOption<Parsed>,
@@ -24,7 +24,7 @@ struct Parsed {
 
 impl BundleTrust {
     /// Follows the server's own bundle.
-    pub fn new(trust_domain: TrustDomain, changes: Arc<BundleChanges>) -> Self {
+    pub(super) fn new(trust_domain: TrustDomain, changes: Arc<BundleChanges>) -> Self {
         Self { trust_domain, changes, parsed: ArcSwapOption::empty() }
     }
 }

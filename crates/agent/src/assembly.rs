@@ -1,0 +1,233 @@
+//! A whole agent from a resolved configuration: the binary gives the built-in plugins, this makes those that are
+//! configured and runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use spire_compat::config::PluginConfig;
+use spire_core::spiffe::TrustDomain;
+use spire_ports::observe::{HealthChecks, Metrics};
+use spire_ports::plugins::catalog::AgentCatalog;
+use spire_ports::plugins::load::{Count, LoadError, Loader};
+use spire_ports::plugins::{
+    self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, KeyManager, PluginType, WorkloadAttestor,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{AgentConfig, BundleFormat, RebootstrapMode, TrustBundleSource};
+use crate::runtime::{self, AgentError, Clock, Deps, Events, Options};
+
+/// What the binary brings.
+pub struct Assembly {
+    /// The built-in plugins.
+    pub catalog: AgentCatalog,
+    /// Where metrics go.
+    pub metrics: Arc<dyn Metrics>,
+    /// Where the agent's health check is registered.
+    pub health: HealthChecks,
+    /// Who watches what happens.
+    pub events: Events,
+    /// The version that the log and the server are told.
+    pub version: &'static str,
+}
+
+/// Why an agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A plugin could not be loaded.
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    /// It could not start or go on.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A setting that this agent does not have yet.
+    #[error("{key}: not built yet; remove it from the configuration or keep SPIRE for it")]
+    NotBuilt {
+        /// The setting.
+        key: &'static str,
+    },
+}
+
+/// Runs an agent until `stop` is cancelled.
+///
+/// # Errors
+/// [`RunError`] when it cannot start or cannot go on.
+pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToken) -> Result<(), RunError> {
+    refuse_what_is_not_built(&config)?;
+    let plugins = Plugins::load(&config, &assembly.catalog).await?;
+    let deps = Deps {
+        key_manager: plugins.key_manager,
+        node_attestor: plugins.node_attestor,
+        workload_attestors: plugins.workload_attestors,
+        metrics: assembly.metrics,
+        events: assembly.events,
+        health: assembly.health,
+        version: assembly.version,
+        clock: Clock::System,
+    };
+    Ok(runtime::run(options(config), deps, stop).await?)
+}
+
+/// Refuses what the configuration may ask for and this agent does not do yet, rather than doing without.
+fn refuse_what_is_not_built(config: &AgentConfig) -> Result<(), RunError> {
+    let asked = [
+        ("agent.admin_socket_path", config.admin_socket_path.is_some()),
+        ("agent.experimental.broker", config.broker.is_some()),
+        ("agent.profiling_enabled", config.profiling.enabled),
+        ("telemetry.Prometheus", config.telemetry.prometheus.is_some()),
+        ("telemetry.DogStatsd", !config.telemetry.dog_statsd.is_empty()),
+        ("telemetry.Statsd", !config.telemetry.statsd.is_empty()),
+        ("telemetry.M3", !config.telemetry.m3.is_empty()),
+    ];
+    asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
+}
+
+struct Plugins {
+    key_manager: Arc<dyn KeyManager>,
+    node_attestor: Arc<dyn AgentNodeAttestor>,
+    workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+}
+
+impl Plugins {
+    async fn load(config: &AgentConfig, catalog: &AgentCatalog) -> Result<Self, LoadError> {
+        let mut loaded = Loaded::new(config.trust_domain.clone());
+        for plugin in &config.plugins {
+            loaded.add(plugin, catalog).await?;
+        }
+        let loader = &loaded.loader;
+        loader.check(PluginType::KeyManager, Count::ExactlyOne)?;
+        loader.check(PluginType::NodeAttestor, Count::ExactlyOne)?;
+        loader.check(PluginType::WorkloadAttestor, Count::AtLeastOne)?;
+        let none = |kind: PluginType| LoadError::Constraint {
+            kind: kind.as_str(),
+            reason: "expected exactly 1 but got 0".to_owned(),
+        };
+        let key_manager = loaded.key_managers.pop().ok_or_else(|| none(PluginType::KeyManager))?;
+        let configured = loaded.node_attestors.pop().ok_or_else(|| none(PluginType::NodeAttestor))?;
+        let node_attestor = match &config.join_token {
+            // The plugin has no token; whoever gives one means it (pkg/agent/attestor/node).
+            Some(token) if configured.name() == JOIN_TOKEN => Arc::new(JoinToken(token.clone())),
+            _ => configured,
+        };
+        Ok(Self { key_manager, node_attestor, workload_attestors: loaded.workload_attestors })
+    }
+}
+
+struct Loaded {
+    loader: Loader,
+    key_managers: Vec<Arc<dyn KeyManager>>,
+    node_attestors: Vec<Arc<dyn AgentNodeAttestor>>,
+    workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+}
+
+impl Loaded {
+    fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            loader: Loader::new(trust_domain),
+            key_managers: Vec::new(),
+            node_attestors: Vec::new(),
+            workload_attestors: Vec::new(),
+        }
+    }
+
+    async fn add(&mut self, plugin: &PluginConfig, catalog: &AgentCatalog) -> Result<(), LoadError> {
+        use PluginType as T;
+        let loader = &mut self.loader;
+        match plugin.kind.as_str() {
+            "KeyManager" => {
+                self.key_managers.extend(loader.load(T::KeyManager, plugin, &catalog.key_managers).await?);
+            }
+            "NodeAttestor" => {
+                self.node_attestors
+                    .extend(loader.load(T::NodeAttestor, plugin, &catalog.node_attestors).await?);
+            }
+            "WorkloadAttestor" => self
+                .workload_attestors
+                .extend(loader.load(T::WorkloadAttestor, plugin, &catalog.workload_attestors).await?),
+            "SVIDStore" => {
+                // None is built in yet, so this says which one is missing.
+                loader.load(T::SvidStore, plugin, &catalog.svid_stores).await?;
+            }
+            _ => return Err(loader.unsupported(plugin)),
+        }
+        Ok(())
+    }
+}
+
+const JOIN_TOKEN: &str = "join_token";
+
+/// Brings the join token that flag, file or configuration gave.
+struct JoinToken(String);
+
+#[async_trait]
+impl AgentNodeAttestor for JoinToken {
+    fn name(&self) -> &str {
+        JOIN_TOKEN
+    }
+
+    async fn attest(&self, server: &mut dyn AttestationStream) -> plugins::Result<()> {
+        match server.send_payload(Bytes::from(self.0.clone())).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                ErrorKind::Internal,
+                (PluginType::NodeAttestor, JOIN_TOKEN),
+                "the server asked for more than the token",
+            )),
+        }
+    }
+}
+
+fn options(config: AgentConfig) -> Options {
+    let limit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Options {
+        server_host: config.server_address,
+        server_port: config.server_port,
+        socket_path: config.socket_path,
+        rebootstrap: match config.rebootstrap_mode {
+            RebootstrapMode::Never => runtime::Rebootstrap::Never,
+            RebootstrapMode::Auto => runtime::Rebootstrap::Auto(config.rebootstrap_delay),
+            RebootstrapMode::Always => runtime::Rebootstrap::Always(config.rebootstrap_delay),
+        },
+        sync_interval: config.sync_interval,
+        use_sync_authorized_entries: config.use_sync_authorized_entries,
+        x509_svid_cache_max_size: config.x509_svid_cache_max_size,
+        jwt_svid_cache_max_size: config.jwt_svid_cache_max_size,
+        jwt_svid_cache_hit_timeout: config.jwt_svid_cache_hit_timeout,
+        availability_target: config.availability_target,
+        workload_key_type: config.workload_key_type,
+        require_pq_kem: config.require_pq_kem,
+        disable_workload_api: config.disable_workload_api,
+        disable_sds_api: config.disable_sds_api,
+        allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
+        allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims,
+        log_selectors: config.log_selectors,
+        rate_limits: runtime::RateLimits {
+            fetch_x509_svid: limit(config.ratelimit.fetch_x509_svid),
+            fetch_x509_bundles: limit(config.ratelimit.fetch_x509_bundles),
+            fetch_jwt_svid: limit(config.ratelimit.fetch_jwt_svid),
+            fetch_jwt_bundles: limit(config.ratelimit.fetch_jwt_bundles),
+        },
+        ..Options::new(config.trust_domain, config.data_dir, trust_bundle(config.trust_bundle))
+    }
+}
+
+fn trust_bundle(source: TrustBundleSource) -> runtime::TrustBundle {
+    let form = |format: BundleFormat| match format {
+        BundleFormat::Pem => runtime::BundleFormat::Pem,
+        BundleFormat::Spiffe => runtime::BundleFormat::Spiffe,
+    };
+    match source {
+        TrustBundleSource::Insecure => runtime::TrustBundle::Insecure,
+        TrustBundleSource::File { path, format } => {
+            runtime::TrustBundle::Path { path: PathBuf::from(path), format: form(format) }
+        }
+        TrustBundleSource::Url { url, unix_socket, format } => runtime::TrustBundle::Url {
+            url,
+            unix_socket: unix_socket.map(PathBuf::from),
+            format: form(format),
+        },
+        TrustBundleSource::WorkloadApi { address } => runtime::TrustBundle::WorkloadApi(address),
+    }
+}
