@@ -14,8 +14,11 @@ use spire_telemetry::{LogConfig, LogHandle, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The version that SPIRE's servers and tools are told, with our own beside it.
-pub(crate) const VERSION: &str = concat!("1.15.3-rs", env!("CARGO_PKG_VERSION"));
+/// The version that tools are told, with our own beside it.
+pub(crate) const VERSION: &str = concat!("1.15.3+rs.", env!("CARGO_PKG_VERSION"));
+
+/// The version that servers are told.
+const COMPATIBLE_VERSION: &str = "1.15.3";
 
 /// The command line's flags as the agent's.
 pub(crate) fn flags(flags: AgentRunFlags) -> AgentFlags {
@@ -121,7 +124,7 @@ async fn serve(config: AgentConfig, log: LogHandle) -> i32 {
         metrics: Arc::new(NoMetrics),
         health,
         events,
-        version: VERSION,
+        version: COMPATIBLE_VERSION,
     };
     let stopped = assembly::run(config, assembly, stop.clone()).await;
     stop.cancel();

@@ -15,8 +15,8 @@ use spire_telemetry::{Level, LogConfig, LogHandle, LogLevel, systemd};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The version that SPIRE's agents and tools are told, with our own beside it.
-pub(crate) const VERSION: &str = concat!("1.15.3-rs", env!("CARGO_PKG_VERSION"));
+/// The version that tools are told, with our own beside it.
+pub(crate) const VERSION: &str = concat!("1.15.3+rs.", env!("CARGO_PKG_VERSION"));
 
 /// The command line's flags as the server's.
 pub(crate) fn flags(flags: ServerRunFlags) -> ServerFlags {

@@ -77,10 +77,11 @@ async fn run(options: Options, folder: &Folder) -> Result<i32> {
     note(&show::banner(&socket, &folder.server_socket(), &first));
 
     let code = if options.command.is_empty() {
+        let events = running.events();
         tokio::select! {
             () = signals.stop() => 0,
             ended = running.ended() => bail!("{ended}"),
-            () = show::events(running.events()) => 0,
+            () = show::events(events) => 0,
         }
     } else {
         let mut command = child::spawn(&options.command, &socket)?;
