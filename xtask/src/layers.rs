@@ -103,7 +103,6 @@ impl Layer {
 #[derive(Debug)]
 pub(crate) struct Crate {
     pub(crate) name: String,
-    pub(crate) folder: String,
     pub(crate) layer: Layer,
     /// Names of other crates in its tables, those that are not ours included.
     pub(crate) dependencies: Vec<Dependency>,
@@ -144,7 +143,7 @@ fn parse_crate(package: &Value, root: &Path) -> Result<Crate> {
             dev: dependency["kind"].as_str() == Some("dev"),
         });
     }
-    Ok(Crate { name, folder, layer, dependencies })
+    Ok(Crate { name, layer, dependencies })
 }
 
 /// A line for each dependency that the layers forbid.

@@ -41,7 +41,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         cargo(root, &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
     })?;
     if !fast {
-        stage("deny", || cargo(root, &["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+        stage("deny", || cargo(root, &["deny", "check", "bans", "licenses", "sources"]))?;
     }
     stage("unit tests", || {
         let mut line = vec!["test", "--workspace", "--exclude", "spire-e2e"];

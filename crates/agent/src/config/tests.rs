@@ -1,3 +1,5 @@
+//! The agent's configuration: tables of files and what they resolve to.
+
 use spire_compat::config::{LogLevel, PluginData};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What both configuration files share.
+
 use super::*;
 
 fn plugins(text: &str, legacy: LegacyPlugins) -> Result<(Vec<PluginConfig>, Vec<Notice>), ConfigError> {

@@ -1,3 +1,5 @@
+//! HCL1 against samples of our own, and against the shared corpus where it is there.
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

@@ -13,7 +13,7 @@ mod index;
 mod record;
 
 pub use index::{AgentRecord, Index};
-pub use record::{Rights, Record};
+pub use record::{Record, Rights};
 
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,14 @@
 //! item, since each item has a status of its own. Each write of an entry or node also appends a row to the
 //! events table in the same transaction, by which other servers on the same database learn of it.
 
-mod error;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod error;
 
 use async_trait::async_trait;
 use spire_core::model::{
-    CaJournal, Entry, EntryFilter, EntryId, EntryMask, FederationRelationship, FederationUpdate, JoinToken, Node,
-    NodeFilter, NodeUpdate, Page, Paging,
+    CaJournal, Entry, EntryFilter, EntryId, EntryMask, FederationRelationship, FederationUpdate, JoinToken,
+    Node, NodeFilter, NodeUpdate, Page, Paging,
 };
 use spire_core::spiffe::{Bundle, JwtAuthority, Selectors, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
@@ -19,9 +19,15 @@ use spire_core::time::Timestamp;
 pub use error::{Error, Result};
 
 /// All that a server stores.
-pub trait DataStore: Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync {}
+pub trait DataStore:
+    Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync
+{
+}
 
-impl<T: Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync> DataStore for T {}
+impl<T: Bundles + Entries + Nodes + JoinTokens + Federation + Journals + Events + Send + Sync> DataStore
+    for T
+{
+}
 
 /// Whether a read may come from a replica that lags behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,7 +210,10 @@ pub trait JoinTokens {
 #[async_trait]
 pub trait Federation {
     /// Stores a relationship, with its first bundle if it has one.
-    async fn federation_create(&self, relationship: &FederationRelationship) -> Result<FederationRelationship>;
+    async fn federation_create(
+        &self,
+        relationship: &FederationRelationship,
+    ) -> Result<FederationRelationship>;
     /// One relationship, with its bundle if that is known.
     async fn federation_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<FederationRelationship>>;
     /// Relationships in row order, all or a page of them.
@@ -234,7 +243,12 @@ pub struct StoredJournal {
 #[async_trait]
 pub trait Journals {
     /// Stores a journal in its row, or in a new one; returns the row.
-    async fn journal_set(&self, id: Option<u64>, active_x509_authority_id: &str, journal: &CaJournal) -> Result<u64>;
+    async fn journal_set(
+        &self,
+        id: Option<u64>,
+        active_x509_authority_id: &str,
+        journal: &CaJournal,
+    ) -> Result<u64>;
     /// The journal whose active X.509 authority is this one.
     async fn journal_fetch(&self, active_x509_authority_id: &str) -> Result<Option<StoredJournal>>;
     /// Removes journals all of whose authorities expired before the time.

@@ -61,12 +61,13 @@ pub enum Count {
 pub struct Loader {
     trust_domain: TrustDomain,
     counts: BTreeMap<&'static str, usize>,
+    loaded: Vec<(&'static str, PluginConfig)>,
 }
 
 impl Loader {
     /// A loader for the plugins of a server or agent of the trust domain.
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, counts: BTreeMap::new() }
+        Self { trust_domain, counts: BTreeMap::new(), loaded: Vec::new() }
     }
 
     /// Makes one plugin of the type; `None` if it is disabled.
@@ -106,7 +107,13 @@ impl Loader {
         }
         log.info("Plugin loaded");
         *self.counts.entry(kind.as_str()).or_default() += 1;
+        self.loaded.push((kind.as_str(), config.clone()));
         Ok(Some(plugin))
+    }
+
+    /// What [`Unloading`] says when the process stops and the plugins go.
+    pub fn into_unloading(self) -> Unloading {
+        Unloading(self.loaded)
     }
 
     /// Refuses a plugin of a type that this side does not have.
@@ -128,6 +135,25 @@ impl Loader {
             _ => return Ok(()),
         };
         Err(LoadError::Constraint { kind: kind.as_str(), reason })
+    }
+}
+
+/// The plugins that were loaded, in that order.
+#[derive(Debug)]
+pub struct Unloading(Vec<(&'static str, PluginConfig)>);
+
+impl Unloading {
+    /// Logs that the plugins are gone, the last one first (pkg/common/catalog: closers). Built-in plugins have nothing
+    /// to end; dropping them is all.
+    pub fn log(&self) {
+        tracing::debug!(subsystem_name = "catalog", "Closing catalog");
+        for (kind, config) in self.0.iter().rev() {
+            let log = Line { kind, config };
+            log.debug("Unloading plugin");
+            log.debug("Plugin deinitialized");
+            log.info("Plugin unloaded");
+        }
+        tracing::info!(subsystem_name = "catalog", "Catalog closed");
     }
 }
 

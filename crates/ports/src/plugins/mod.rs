@@ -29,7 +29,5 @@ pub use key_manager::{Key, KeyManager};
 pub use node_attestor::{Attestation, Challenger, NodeAttestor};
 pub use notifier::Notifier;
 pub use svid_store::{StoredSvid, SvidStore};
-pub use upstream_authority::{
-    JwtAuthorityUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
-};
+pub use upstream_authority::{JwtAuthorityUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates};
 pub use workload_attestor::WorkloadAttestor;

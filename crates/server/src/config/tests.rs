@@ -1,3 +1,5 @@
+//! The server's configuration: tables of files and what they resolve to.
+
 use spire_compat::config::{LogFormat, LogLevel, PluginData, Severity};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Encodings of stored values.
+
 use spire_core::time::Timestamp;
 use time::OffsetDateTime;
 

@@ -1,3 +1,5 @@
+//! Versions and migrations.
+
 use rusqlite::Connection;
 
 use super::{CODE_VERSION, CREATE_SQLITE, SCHEMA_VERSION, migrate};

@@ -1,3 +1,5 @@
+//! The store as a whole.
+
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
