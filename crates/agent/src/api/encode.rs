@@ -54,7 +54,7 @@ fn x509_svids(view: &View) -> X509svidResponse {
     let svids = served_identities(view)
         .into_iter()
         .map(|(entry, svid)| X509svid {
-            spiffe_id: entry.spiffe_id.as_str().to_owned(),
+            spiffe_id: svid.spiffe_id.as_str().to_owned(),
             x509_svid: concat(&svid.chain),
             x509_svid_key: Bytes::copy_from_slice(&svid.private_key),
             bundle: bundle.clone(),

@@ -161,8 +161,15 @@ fn assemble(chain: Vec<Certificate>, key: &LocalKey) -> Option<X509Svid> {
         );
         return None;
     }
+    let spiffe_id = match leaf.spiffe_id() {
+        Ok(id) => id,
+        Err(error) => {
+            tracing::warn!(subsystem_name = "manager", error = %error, "Server signed an SVID without a SPIFFE ID");
+            return None;
+        }
+    };
     let (not_before, not_after) = (leaf.not_before(), leaf.not_after());
     let private_key: Zeroizing<Vec<u8>> = key.to_pkcs8().ok()?;
     let chain = chain.iter().map(|c| c.der().clone()).collect();
-    Some(X509Svid { chain, private_key, not_before, not_after })
+    Some(X509Svid { spiffe_id, chain, private_key, not_before, not_after })
 }

@@ -110,7 +110,7 @@ impl Core {
             size => size,
         };
         let rotation = Rotation::new(options.availability_target);
-        let held = Held { renew_at: renewal(rotation, &parts.svid), svid: parts.svid };
+        let held = Held { renew_at: renewal(rotation, &parts.svid, parts.clock.now()), svid: parts.svid };
         let core = Self {
             clock: parts.clock,
             storage: parts.storage,
@@ -198,7 +198,7 @@ impl Core {
             tracing::warn!(subsystem_name = "manager", error = %error, "Could not store SVID");
         }
         let (spiffe_id, expires_at) = (svid.id().clone(), svid.leaf().not_after());
-        self.svid.store(Arc::new(Held { renew_at: renewal(self.rotation, &svid), svid }));
+        self.svid.store(Arc::new(Held { renew_at: renewal(self.rotation, &svid, self.clock.now()), svid }));
         self.tainted.store(false, Ordering::Relaxed);
         self.client.release();
         self.events.emit(|| Event::AgentRotated { spiffe_id, expires_at });
@@ -352,7 +352,7 @@ impl Core {
     }
 }
 
-fn renewal(rotation: Rotation, svid: &AgentSvid) -> Timestamp {
+fn renewal(rotation: Rotation, svid: &AgentSvid, now: Timestamp) -> Timestamp {
     let leaf = svid.leaf();
-    rotation.renew_x509_at(leaf.not_before(), leaf.not_after(), Jitter::from_random(random()))
+    rotation.renew_new_x509_at(leaf.not_before(), leaf.not_after(), now, Jitter::from_random(random()))
 }

@@ -60,6 +60,20 @@ impl Rotation {
         }
     }
 
+    /// [`Rotation::renew_x509_at`] for an SVID that came just `now`. One whose half-life has passed already (what it
+    /// lives is not much more than the ten seconds of its backdating) is renewed after a quarter of what is left, and
+    /// after a second at the soonest: not again and again as fast as the server answers.
+    pub fn renew_new_x509_at(
+        &self,
+        not_before: Timestamp,
+        not_after: Timestamp,
+        now: Timestamp,
+        jitter: Jitter,
+    ) -> Timestamp {
+        let soonest = now + (not_after.since(now) / 4).max(Duration::from_secs(1));
+        self.renew_x509_at(not_before, not_after, jitter).max(soonest)
+    }
+
     /// When to renew a JWT-SVID: at its half-life ±10 %.
     pub fn renew_jwt_at(&self, issued_at: Timestamp, expires_at: Timestamp, jitter: Jitter) -> Timestamp {
         before(expires_at, half_life(expires_at.since(issued_at), jitter))

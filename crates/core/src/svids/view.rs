@@ -7,11 +7,13 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::model::Entry;
-use crate::spiffe::{Bundle, TrustDomain};
+use crate::spiffe::{Bundle, SpiffeId, TrustDomain};
 use crate::time::Timestamp;
 
 /// An X.509-SVID with its key, as the server signed it.
 pub struct X509Svid {
+    /// Whom the leaf names: that of the entry when it was signed, which may have another since.
+    pub spiffe_id: SpiffeId,
     /// Leaf and intermediates, DER.
     pub chain: Vec<Bytes>,
     /// The private key, PKCS#8 DER. Wiped when dropped, never printed.
@@ -25,6 +27,7 @@ pub struct X509Svid {
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Svid")
+            .field("spiffe_id", &self.spiffe_id)
             .field("certificates", &self.chain.len())
             .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)

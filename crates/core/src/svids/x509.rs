@@ -282,7 +282,7 @@ impl X509Cache {
         self.unschedule(key);
         let Some(record) = self.records.get_mut(&key) else { return Vec::new() };
         self.svid_count += usize::from(record.svid.is_none());
-        record.renew_at = self.rotation.renew_x509_at(svid.not_before, svid.not_after, jitter);
+        record.renew_at = self.rotation.renew_new_x509_at(svid.not_before, svid.not_after, now, jitter);
         record.svid = Some(svid);
         record.failures = 0;
         record.retry_at = Timestamp::EPOCH;
@@ -474,8 +474,14 @@ impl X509Cache {
         }
         self.offer(key);
         self.require(key);
-        change.views.extend(self.groups.matched_by(&old.selectors).cloned());
-        change.views.extend(self.groups.matched_by(&entry.selectors).cloned());
+        // What is only inside the certificate is not told before the new SVID is there, which is told then.
+        let served = old.selectors != entry.selectors
+            || old.federates_with != entry.federates_with
+            || old.hint != entry.hint;
+        if served || !outdated {
+            change.views.extend(self.groups.matched_by(&old.selectors).cloned());
+            change.views.extend(self.groups.matched_by(&entry.selectors).cloned());
+        }
     }
 
     fn remove(&mut self, id: &EntryId, change: &mut Change) {

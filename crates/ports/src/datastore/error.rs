@@ -20,6 +20,10 @@ pub enum Error {
     /// the prefix `datastore-validation: `, others none.
     #[error("{0}")]
     Invalid(String),
+    /// An entry is to federate with a trust domain that has no bundle. Not `Invalid`: API callers get another code
+    /// for it (pkg/server/datastore/sqlstore: makeFederatesWith).
+    #[error("{0}")]
+    NoBundle(String),
     /// Other rows still refer to it.
     #[error("datastore-sql: {0}")]
     InUse(String),

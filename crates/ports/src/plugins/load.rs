@@ -101,13 +101,17 @@ impl Loader {
             trust_domain: self.trust_domain.clone(),
             data: read_data(&config.data).map_err(refused)?,
         };
-        let plugin = (builtin.make)(configuration).await.map_err(|e| refused(e.to_string()))?;
+        let plugin = (builtin.make)(configuration).await.map_err(|error| {
+            // The reference configures built-in plugins over gRPC too, and shows that error as it is.
+            refused(format!("rpc error: code = {:?} desc = {}", error.kind, error.message))
+        })?;
         if builtin.configurable {
             log.configured();
         }
         log.info("Plugin loaded");
         *self.counts.entry(kind.as_str()).or_default() += 1;
-        self.loaded.push((kind.as_str(), config.clone()));
+        // Its data may hold secrets, and nobody needs it any more.
+        self.loaded.push((kind.as_str(), PluginConfig { data: PluginData::None, ..config.clone() }));
         Ok(Some(plugin))
     }
 
@@ -139,7 +143,7 @@ impl Loader {
 }
 
 /// The plugins that were loaded, in that order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Unloading(Vec<(&'static str, PluginConfig)>);
 
 impl Unloading {

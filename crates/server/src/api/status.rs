@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 /// What a log line of an error says beside the error.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Context<'a> {
-    pub(super) registration_id: Option<&'a str>,
+    pub(super) entry_id: Option<&'a str>,
     pub(super) spiffe_id: Option<&'a str>,
     pub(super) trust_domain_id: Option<&'a str>,
     pub(super) node_attestor_type: Option<&'a str>,
@@ -21,7 +21,7 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub(super) fn entry(id: &'a str) -> Self {
-        Self { registration_id: Some(id), ..Self::default() }
+        Self { entry_id: Some(id), ..Self::default() }
     }
 
     pub(super) fn id(id: &'a str) -> Self {
@@ -53,10 +53,10 @@ impl<'a> Context<'a> {
             Code::InvalidArgument => format!("Invalid argument: {message}"),
             _ => capitalized(message),
         };
-        let Self { registration_id, spiffe_id, trust_domain_id, node_attestor_type, agent_id } = *self;
+        let Self { entry_id, spiffe_id, trust_domain_id, node_attestor_type, agent_id } = *self;
         tracing::error!(
             error,
-            registration_id,
+            entry_id,
             spiffe_id,
             trust_domain_id,
             node_attestor_type,
@@ -109,7 +109,7 @@ pub(super) fn store_code(error: &datastore::Error) -> Code {
         datastore::Error::Invalid(_) => Code::InvalidArgument,
         datastore::Error::InUse(_) => Code::FailedPrecondition,
         datastore::Error::Unavailable(_) => Code::Unavailable,
-        datastore::Error::Internal(_) => Code::Internal,
+        datastore::Error::NoBundle(_) | datastore::Error::Internal(_) => Code::Internal,
     }
 }
 

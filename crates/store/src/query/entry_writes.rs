@@ -275,7 +275,7 @@ fn bundle_rows(conn: &Connection, domains: &mut Box<[TrustDomain]>) -> Sql<Vec<i
         match row {
             Some(row) => found.push((row, domain.clone())),
             None => {
-                return Err(Error::Invalid(format!("unable to find federated bundle {key:?}")).into());
+                return Err(Error::NoBundle(format!("unable to find federated bundle {key:?}")).into());
             }
         }
     }

@@ -32,6 +32,7 @@ fn add(identities: &Identities, entries: Vec<Entry>) {
 fn issue(identities: &Identities, clock: Clock, id: &str) {
     let now = clock.now();
     let svid = X509Svid {
+        spiffe_id: SpiffeId::parse("spiffe://a.org/w").unwrap(),
         chain: Vec::new(),
         private_key: Zeroizing::new(Vec::new()),
         not_before: now,

@@ -28,6 +28,7 @@ fn entry(id: &str, selectors: &[&str], revision: i64) -> Entry {
 
 fn svid(from: i64, to: i64) -> Arc<X509Svid> {
     Arc::new(X509Svid {
+        spiffe_id: SpiffeId::parse("spiffe://a.org/e").unwrap(),
         chain: Vec::new(),
         private_key: Zeroizing::new(Vec::new()),
         not_before: now(from),
@@ -94,6 +95,37 @@ fn another_revision_makes_the_svid_stale_even_while_one_is_on_its_way() {
     assert_eq!(wanted(&mut cache, 0), ["e"], "the answer was for revision 0");
     cache.issued(&id, 1, svid(0, 100), now(0), Jitter::from_random(0));
     assert!(wanted(&mut cache, 0).is_empty());
+}
+
+#[test]
+fn a_change_inside_the_certificate_is_told_with_the_new_svid() {
+    let mut cache = cache(10);
+    let workload = set(&["x"]);
+    cache.pin(&workload, now(0));
+    upsert(&mut cache, vec![entry("e", &["x"], 0)], 0);
+    issue(&mut cache, "e", 0);
+    let mut renamed = entry("e", &["x"], 1);
+    renamed.spiffe_id = SpiffeId::parse("spiffe://a.org/renamed").unwrap();
+    assert!(views(&upsert(&mut cache, vec![renamed.clone()], 1)).is_empty());
+    assert_eq!(views(&issue(&mut cache, "e", 1)), std::slice::from_ref(&workload));
+    // What stands beside the certificate is told at once.
+    renamed.revision = 2;
+    renamed.hint = "h".into();
+    assert_eq!(views(&upsert(&mut cache, vec![renamed], 2)), [workload]);
+}
+
+#[test]
+fn an_svid_that_is_past_its_half_life_when_it_comes_is_not_renewed_at_once() {
+    let mut cache = cache(10);
+    upsert(&mut cache, vec![entry("e", &["x"], 0)], 100);
+    let id = EntryId::from_stored("e");
+    // Backdated by ten seconds, as servers sign.
+    cache.issued(&id, 0, svid(90, 108), now(100), Jitter::from_random(0));
+    assert!(wanted(&mut cache, 101).is_empty());
+    assert_eq!(wanted(&mut cache, 102), ["e"]);
+    cache.issued(&id, 0, svid(90, 99), now(102), Jitter::from_random(0));
+    assert!(wanted(&mut cache, 102).is_empty(), "expired on arrival: a second, not a loop");
+    assert_eq!(wanted(&mut cache, 103), ["e"]);
 }
 
 #[test]

@@ -275,7 +275,7 @@ pub async fn federation_needs_a_bundle(store: Arc<dyn DataStore>) {
     wanted.federates_with = [domain("unknown.test")].into();
     let outcome = store.entries_create(vec![wanted.clone()]).await.unwrap().remove(0);
     let reason = "unable to find federated bundle \"spiffe://unknown.test\"";
-    assert_eq!(outcome, Err(Error::Invalid(reason.into())));
+    assert_eq!(outcome, Err(Error::NoBundle(reason.into())));
     foreign_bundles(&*store).await;
     wanted.federates_with = [domain("b.test"), domain("a.test"), domain("b.test")].into();
     let created = create(&*store, wanted).await.value;

@@ -240,6 +240,10 @@ pub(in crate::api) fn check_dns_name(name: &str) -> Result<(), DnsNameError> {
     if domain.len() > 253 {
         return Err(DnsNameError::Label(domain.to_owned()));
     }
+    if domain.split('.').any(str::is_empty) {
+        // Go's idna shows the whole name here, and for other faults the label.
+        return Err(DnsNameError::Label(domain.to_owned()));
+    }
     for label in domain.split('.') {
         check_label(label)?;
     }
@@ -255,8 +259,7 @@ fn check_label(label: &str) -> Result<(), DnsNameError> {
         return Err(DnsNameError::Rune(bad));
     }
     let hyphens_at_3 = label.get(2..4) == Some("--") && !label.starts_with("xn--");
-    if label.is_empty() || label.len() > 63 || label.starts_with('-') || label.ends_with('-') || hyphens_at_3
-    {
+    if label.len() > 63 || label.starts_with('-') || label.ends_with('-') || hyphens_at_3 {
         return Err(DnsNameError::Label(label.to_owned()));
     }
     Ok(())
@@ -283,7 +286,7 @@ mod tests {
             ("a b", DnsNameError::Rune(' ')),
             ("a_b", DnsNameError::Rune('_')),
             ("-a", DnsNameError::Label("-a".into())),
-            ("a..b", DnsNameError::Label(String::new())),
+            ("a..b", DnsNameError::Label("a..b".into())),
             ("ab--c", DnsNameError::Label("ab--c".into())),
         ];
         for (name, error) in cases {

@@ -92,7 +92,7 @@ async fn what_cannot_be_an_entry_is_refused_in_the_words_of_the_reference() {
         (change(|e| e.spiffe_id = wire_id("no-slash")), "invalid spiffe ID: path must have a leading slash"),
         (
             change(|e| e.dns_names = vec!["a..b".into()]),
-            "invalid DNS name: idna error\nidna: invalid label \"\"",
+            "invalid DNS name: idna error\nidna: invalid label \"a..b\"",
         ),
         (change(|e| e.selectors[0].r#type = "a:b".into()), "selector type contains ':'"),
         (change(|e| e.selectors[0].value = String::new()), "missing selector value"),
