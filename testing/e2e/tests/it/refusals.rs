@@ -68,7 +68,7 @@ const SERVER_ROWS: &[Row] = &[
         "error loading feature flags: unknown feature flag(s): [x]",
         Some((3, "feature_flags")),
     ),
-    row("data_dir = ", "unable to decode configuration at \"FILE\": At ", Some((3, ""))),
+    row("data_dir = ", "unable to decode configuration at \"FILE\": At ", Some((4, ""))),
 ];
 
 const AGENT_ROWS: &[Row] = &[

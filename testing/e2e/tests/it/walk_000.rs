@@ -149,7 +149,7 @@ fn server_log(lines: &[String], form: &Form) -> Outcome {
             &["Journal loaded", "jwt_keys=0", "x509_cas=0"],
             &["X509 CA prepared", "self_signed=false", "slot=A"],
             &["X509 CA activated", "slot=A"],
-            &["Successfully rotated X.509 CA", "trust_domain_id=\"spiffe://paasteurizers.iam\"", "ttl=8639"],
+            &["Successfully rotated X.509 CA", "trust_domain_id=\"spiffe://paasteurizers.iam\"", "ttl=86"],
             &["JWT key prepared", "slot=A"],
             &["JWT key activated", "slot=A"],
             &[
