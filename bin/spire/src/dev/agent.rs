@@ -9,6 +9,7 @@ use spire_agent::runtime::{Event, Events};
 use spire_compat::config::ConfigFile;
 use spire_ports::observe::{HealthChecks, NoMetrics};
 use spire_ports::plugins::catalog::AgentCatalog;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,8 @@ use super::{TRUST_DOMAIN, api};
 
 /// A running agent.
 pub(super) struct Agent {
-    pub(super) events: Events,
+    /// What happens in it, from its start on.
+    pub(super) events: Receiver<Event>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -52,7 +54,7 @@ impl Agent {
         spire_plugins_local::register_agent(&mut catalog);
         spire_plugins_host::register_agent(&mut catalog);
         let events = Events::new();
-        let mut watch = events.watch();
+        let (shown, mut watch) = (events.watch(), events.watch());
         let assembly = Assembly {
             catalog,
             metrics: Arc::new(NoMetrics),
@@ -65,10 +67,24 @@ impl Agent {
             tokio::select! {
                 ended = &mut task => bail!("the agent did not start: {}", why(ended)),
                 event = watch.recv() => match event {
-                    Ok(Event::Listening { .. }) => return Ok(Self { events, task }),
+                    Ok(Event::Listening { .. }) => return Ok(Self { events: shown, task }),
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    // The task says why.
+                    // Cannot be while we have a sender; the task says why if it ended.
                     Err(RecvError::Closed) => watch = events.watch(),
+                },
+            }
+        }
+    }
+
+    /// Waits for its end, handing over what happens until then.
+    pub(super) async fn ended_showing(&mut self, show: impl Fn(Result<&Event, u64>)) -> String {
+        loop {
+            tokio::select! {
+                ended = &mut self.task => return why(ended),
+                event = self.events.recv() => match event {
+                    Ok(event) => show(Ok(&event)),
+                    Err(RecvError::Lagged(missed)) => show(Err(missed)),
+                    Err(RecvError::Closed) => return why((&mut self.task).await),
                 },
             }
         }

@@ -28,9 +28,11 @@ impl Folder {
             Some(path) => std::path::absolute(path)?,
             None => default_path()?,
         };
+        // Others may pass through to the Workload API's socket, which is for everybody; what is secret has modes
+        // of its own.
         DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(0o711)
             .create(&path)
             .with_context(|| path.display().to_string())?;
         let path = path.canonicalize()?;

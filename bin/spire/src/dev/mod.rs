@@ -77,11 +77,11 @@ async fn run(options: Options, folder: &Folder) -> Result<i32> {
     note(&show::banner(&socket, &folder.server_socket(), &first));
 
     let code = if options.command.is_empty() {
-        let events = running.events();
+        let Running { server, agent } = &mut running;
         tokio::select! {
             () = signals.stop() => 0,
-            ended = running.ended() => bail!("{ended}"),
-            () = show::events(events) => 0,
+            why = server.ended() => bail!("the server ended: {why}"),
+            why = agent.ended_showing(show::line) => bail!("the agent ended: {why}"),
         }
     } else {
         let mut command = child::spawn(&options.command, &socket)?;
@@ -108,10 +108,6 @@ impl Running {
             why = self.server.ended() => format!("the server ended: {why}"),
             why = self.agent.ended() => format!("the agent ended: {why}"),
         }
-    }
-
-    fn events(&self) -> tokio::sync::broadcast::Receiver<spire_agent::runtime::Event> {
-        self.agent.events.watch()
     }
 
     async fn stopped(mut self) {

@@ -9,7 +9,7 @@ use spire_ports::observe::{HealthChecks, NoMetrics};
 use spire_ports::plugins::catalog::ServerCatalog;
 use spire_server::api::LogControl;
 use spire_server::config::{ServerConfig, ServerFlags};
-use spire_server::runtime::{self, Assembly, RunError};
+use spire_server::runtime::{self, Assembly, OpenedStore, RunError};
 use spire_store::{SqlConfig, SqlStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,11 @@ impl Server {
                     let store =
                         tokio::task::spawn_blocking(move || SqlStore::open(&SqlConfig::sqlite(database)));
                     match store.await {
-                        Ok(Ok(store)) => Ok(Arc::new(store) as Arc<_>),
+                        Ok(Ok(store)) => {
+                            let store = Arc::new(store);
+                            let closing = store.clone();
+                            Ok(OpenedStore { store, close: Box::pin(async move { closing.close().await }) })
+                        }
                         Ok(Err(error)) => Err(error.to_string()),
                         Err(error) => Err(error.to_string()),
                     }

@@ -4,8 +4,6 @@ use std::path::Path;
 
 use spire_agent::runtime::Event;
 use spire_core::time::Timestamp;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::api::Fetched;
 use crate::note;
@@ -20,22 +18,19 @@ pub(super) fn banner(agent: &Path, server: &Path, fetched: &[Fetched]) -> String
     text
 }
 
-/// Prints what happens, a line each, until the agent ends.
-pub(super) async fn events(mut watch: Receiver<Event>) {
-    loop {
-        match watch.recv().await {
-            Ok(event) => {
-                if let Some(line) = line(&event) {
-                    note(&line);
-                }
+/// Prints one event, or how many were missed.
+pub(super) fn line(event: Result<&Event, u64>) {
+    match event {
+        Ok(event) => {
+            if let Some(text) = text(event) {
+                note(&text);
             }
-            Err(RecvError::Lagged(missed)) => note(&format!("({missed} events not shown)")),
-            Err(RecvError::Closed) => return,
         }
+        Err(missed) => note(&format!("({missed} events not shown)")),
     }
 }
 
-fn line(event: &Event) -> Option<String> {
+fn text(event: &Event) -> Option<String> {
     let until = |at: &Timestamp| format!("until {at}");
     Some(match event {
         Event::Attested { spiffe_id, fresh } => {
