@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spire_agent::assembly::{self, Assembly};
 use spire_agent::config::{AgentConfig, AgentFlags};
-use spire_agent::runtime::Events;
+use spire_agent::runtime::{Event, Events};
 use spire_cli::AgentRunFlags;
 use spire_compat::config::ConfigError;
 use spire_net::uds::UnixEndpoint;
@@ -12,6 +12,7 @@ use spire_ports::observe::{HealthChecks, NoMetrics};
 use spire_telemetry::health::{HealthConfig, HealthServer};
 use spire_telemetry::{LogConfig, LogHandle, systemd};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 /// The version that tools are told, with our own beside it.
@@ -118,7 +119,7 @@ async fn serve(config: AgentConfig, log: LogHandle) -> i32 {
     if let Some(reopen) = log.reopen {
         tokio::spawn(async move { reopen.reopen_on_signal().await });
     }
-    tokio::spawn(serve_health(health_config(&config), health.clone()));
+    tokio::spawn(serve_health(health_config(&config), health.clone(), events.watch(), stop.clone()));
     let assembly = Assembly {
         catalog: spire_plugins_builtins::agent(),
         metrics: Arc::new(NoMetrics),
@@ -155,7 +156,6 @@ async fn stop_on_signal(stop: CancellationToken) {
 
 /// Tells systemd when the Workload API listens and when the agent stops.
 async fn announce(events: Events, stop: CancellationToken) {
-    use spire_agent::runtime::Event;
     let mut watch = events.watch();
     loop {
         match watch.recv().await {
@@ -164,7 +164,7 @@ async fn announce(events: Events, stop: CancellationToken) {
                 let _ = systemd::notify(systemd::READY);
                 break;
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            Err(broadcast::error::RecvError::Closed) => return,
             Ok(_) | Err(_) => {}
         }
     }
@@ -184,9 +184,31 @@ fn health_config(config: &AgentConfig) -> HealthConfig {
     }
 }
 
-async fn serve_health(config: HealthConfig, checks: HealthChecks) {
-    if let Err(error) = HealthServer::new(config, checks).run().await {
-        tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
+/// Serves health checks once the agent has its entries: before, there is nothing to check.
+async fn serve_health(
+    config: HealthConfig,
+    checks: HealthChecks,
+    mut watch: broadcast::Receiver<Event>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            event = watch.recv() => match event {
+                // What was lost may have been it, and checks that come early do no harm.
+                Ok(Event::Synced { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => break,
+                Err(broadcast::error::RecvError::Closed) => return,
+                Ok(_) => {}
+            },
+        }
+    }
+    drop(watch);
+    let server = HealthServer::new(config, checks);
+    tokio::select! {
+        () = stop.cancelled() => tracing::debug!(subsystem_name = "health", "Finishing health checker"),
+        served = server.run() => if let Err(error) = served {
+            tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
+        },
     }
 }
 

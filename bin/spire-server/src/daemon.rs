@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use spire_cli::ServerRunFlags;
 use spire_compat::config::{ConfigError, PluginConfig, PluginData};
-use spire_ports::datastore::DataStore;
 use spire_ports::observe::{HealthChecks, NoMetrics};
 use spire_server::api::LogControl;
 use spire_server::config::{ServerConfig, ServerFlags};
-use spire_server::runtime::{self, Assembly};
+use spire_server::runtime::{self, Assembly, OpenedStore};
 use spire_store::{SqlConfig, SqlStore};
 use spire_telemetry::health::{HealthConfig, HealthServer};
 use spire_telemetry::{Level, LogConfig, LogHandle, LogLevel, systemd};
@@ -96,7 +95,7 @@ async fn serve(config: ServerConfig, log: LogHandle) -> i32 {
     if let Some(reopen) = log.reopen {
         tokio::spawn(async move { reopen.reopen_on_signal().await });
     }
-    tokio::spawn(serve_health(health_config(&config), health, ready.clone()));
+    tokio::spawn(serve_health(health_config(&config), health, ready.clone(), stop.clone()));
     let stopped = runtime::run(config, assembly, ready, stop.clone()).await;
     stop.cancel();
     match stopped {
@@ -125,12 +124,16 @@ pub(crate) fn store_config(plugin: &PluginConfig) -> Result<SqlConfig, String> {
     SqlConfig::from_plugin_data(data.as_ref()).map_err(|e| e.to_string())
 }
 
-async fn open_store(plugin: PluginConfig) -> Result<Arc<dyn DataStore>, String> {
+async fn open_store(plugin: PluginConfig) -> Result<OpenedStore, String> {
     let config = store_config(&plugin)?;
     // Opening reads and migrates a file.
     let opened = tokio::task::spawn_blocking(move || SqlStore::open(&config)).await;
     match opened {
-        Ok(Ok(store)) => Ok(Arc::new(store)),
+        Ok(Ok(store)) => {
+            let store = Arc::new(store);
+            let closing = store.clone();
+            Ok(OpenedStore { store, close: Box::pin(async move { closing.close().await }) })
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(format!("opening the datastore: {error}")),
     }
@@ -193,10 +196,19 @@ fn health_config(config: &ServerConfig) -> HealthConfig {
     }
 }
 
-async fn serve_health(config: HealthConfig, checks: HealthChecks, ready: CancellationToken) {
+async fn serve_health(
+    config: HealthConfig,
+    checks: HealthChecks,
+    ready: CancellationToken,
+    stop: CancellationToken,
+) {
     ready.cancelled().await;
-    if let Err(error) = HealthServer::new(config, checks).run().await {
-        tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
+    let server = HealthServer::new(config, checks);
+    tokio::select! {
+        () = stop.cancelled() => tracing::debug!(subsystem_name = "health", "Finishing health checker"),
+        served = server.run() => if let Err(error) = served {
+            tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
+        },
     }
 }
 

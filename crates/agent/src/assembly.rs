@@ -10,7 +10,7 @@ use spire_compat::config::PluginConfig;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::observe::{HealthChecks, Metrics};
 use spire_ports::plugins::catalog::AgentCatalog;
-use spire_ports::plugins::load::{Count, LoadError, Loader};
+use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
 use spire_ports::plugins::{
     self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, KeyManager, PluginType, WorkloadAttestor,
 };
@@ -56,7 +56,9 @@ pub enum RunError {
 /// [`RunError`] when it cannot start or cannot go on.
 pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToken) -> Result<(), RunError> {
     refuse_what_is_not_built(&config)?;
+    runtime::prepare(&config.data_dir, assembly.version)?;
     let plugins = Plugins::load(&config, &assembly.catalog).await?;
+    let unloading = plugins.unloading;
     let deps = Deps {
         key_manager: plugins.key_manager,
         node_attestor: plugins.node_attestor,
@@ -67,7 +69,9 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
         version: assembly.version,
         clock: Clock::System,
     };
-    Ok(runtime::run(options(config), deps, stop).await?)
+    let ended = runtime::run(options(config), deps, stop).await;
+    unloading.log();
+    Ok(ended?)
 }
 
 /// Refuses what the configuration may ask for and this agent does not do yet, rather than doing without.
@@ -88,6 +92,7 @@ struct Plugins {
     key_manager: Arc<dyn KeyManager>,
     node_attestor: Arc<dyn AgentNodeAttestor>,
     workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    unloading: Unloading,
 }
 
 impl Plugins {
@@ -111,7 +116,8 @@ impl Plugins {
             Some(token) if configured.name() == JOIN_TOKEN => Arc::new(JoinToken(token.clone())),
             _ => configured,
         };
-        Ok(Self { key_manager, node_attestor, workload_attestors: loaded.workload_attestors })
+        let unloading = loaded.loader.into_unloading();
+        Ok(Self { key_manager, node_attestor, workload_attestors: loaded.workload_attestors, unloading })
     }
 }
 

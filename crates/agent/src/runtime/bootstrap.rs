@@ -154,7 +154,11 @@ impl TrustSources {
     pub fn succeeded(&mut self) -> Result<(), StorageError> {
         if let Some(started) = self.state.started {
             let elapsed = Duration::try_from(self.now() - started).unwrap_or_default();
-            tracing::info!("Success after {elapsed:?} attempts={}", self.state.attempts);
+            tracing::info!(
+                Logger = "TrustBundleSources",
+                "Success after {elapsed:?} attempts={}",
+                self.state.attempts
+            );
         }
         self.state = BootstrapState { purpose: BootstrapUse::Rebootstrap, started: None, attempts: 0 };
         self.store()

@@ -47,6 +47,7 @@ pub use storage::StorageError;
 pub use workload::{AttestorFailed, WorkloadAttestation, WorkloadError};
 
 pub(crate) use identities::selector_text;
+pub(crate) use run::prepare;
 #[cfg(test)]
 pub(crate) use run::start;
 #[cfg(test)]

@@ -85,6 +85,7 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
         let ended = tokio::select! {
             biased;
             () = stopping.cancelled() => {
+                tracing::debug!(subsystem_name = "manager", "Stopping SVID rotator");
                 tracing::info!(subsystem_name = "manager", "Cache manager stopped");
                 Ok(())
             }
@@ -109,7 +110,6 @@ pub(crate) async fn start(
     options: Arc<Options>,
     deps: &Deps,
 ) -> Result<(Arc<Core>, Arc<AgentHealth>), AgentError> {
-    tracing::info!(data_dir = %options.data_dir.display(), version = deps.version, "Starting agent");
     create_data_dir(&options.data_dir)?;
     let storage = Arc::new(Storage::open(&options.data_dir).map_err(AgentError::OpenStorage)?);
     let labels = [
@@ -158,6 +158,15 @@ pub(crate) async fn start(
     })?;
     initialize(&core, deps.version).await?;
     Ok((core, health))
+}
+
+/// What comes before everything else, the plugins included: says that the agent starts and makes its folder.
+///
+/// # Errors
+/// [`AgentError::DataDir`] when it cannot be made.
+pub(crate) fn prepare(data_dir: &Path, version: &str) -> Result<(), AgentError> {
+    tracing::info!(data_dir = %data_dir.display(), version, "Starting agent");
+    create_data_dir(data_dir)
 }
 
 fn create_data_dir(path: &Path) -> Result<(), AgentError> {

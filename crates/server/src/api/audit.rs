@@ -83,7 +83,7 @@ fn emit(fields: &Fields, failure: Option<(&str, &str)>) {
         new_log_level = field("new_log_level"),
         node_attestor_type = field("node_attestor_type"),
         parent_id = field("parent_id"),
-        registration_id = field("registration_id"),
+        entry_id = field("entry_id"),
         revision_number = field("revision_number"),
         selectors = field("selectors"),
         spiffe_id = field("spiffe_id"),

@@ -335,6 +335,7 @@ impl ApiService {
         let (service, method) = log_names(route.path);
         let span = tracing::info_span!(
             "rpc",
+            subsystem_name = "api",
             service,
             method,
             request_id = %uuid::Uuid::new_v4(),

@@ -122,7 +122,7 @@ async fn batch_new_x509(
             Err(status) => (status::item(&status), None),
         };
         call.audit.item(&status, || {
-            let mut fields = vec![("csr", audited_csr.into()), ("registration_id", audited_id.into())];
+            let mut fields = vec![("csr", audited_csr.into()), ("entry_id", audited_id.into())];
             if let Some(svid) = &svid {
                 let id = super::convert::id(svid.id.as_ref()).map(|id| id.to_string()).unwrap_or_default();
                 fields.extend([("spiffe_id", id.into()), ("expires_at", svid.expires_at.to_string().into())]);
@@ -166,7 +166,7 @@ async fn new_x509(
         .await
         .map_err(|e| context.fail_with(Code::Internal, "failed to sign X509-SVID", e))?;
     tracing::debug!(
-        registration_id = params.entry_id,
+        entry_id = params.entry_id,
         spiffe_id = %id,
         expiration = rfc3339(signed.not_after),
         serial_num = %signed.serial,
@@ -196,7 +196,7 @@ async fn new_jwt(
     caller: AgentCaller,
     request: wire::NewJwtsvidRequest,
 ) -> Result<wire::NewJwtsvidResponse, Status> {
-    call.audit.add("registration_id", request.entry_id.clone());
+    call.audit.add("entry_id", request.entry_id.clone());
     call.audit.add("audience", request.audience.join(","));
     call.limit(Bucket::Jwt, 1, "JWT signing request rate limiting").await?;
     check_jwt_enabled(&call)?;
@@ -296,7 +296,7 @@ async fn batch_new_wit(
             Ok(svid) => (status::ok(), Some(svid)),
             Err(status) => (status::item(&status), None),
         };
-        call.audit.item(&status, || vec![("registration_id", entry_id.into())]);
+        call.audit.item(&status, || vec![("entry_id", entry_id.into())]);
         results.push(wire::batch_new_witsvid_response::Result { status: Some(status), svid });
     }
     Ok(wire::BatchNewWitsvidResponse { results })

@@ -96,7 +96,10 @@ impl LiveEntries {
                 _ = catch_up.tick() => {}
                 () = self.poke.notified() => {}
                 _ = sweep.tick() => full = true,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    tracing::debug!(subsystem_name = "endpoints", "Stopping in-memory entry cache hydrator");
+                    return;
+                }
             }
             if let Err(error) = self.catch_up().await {
                 tracing::error!(error = %error, "Failed to update entry cache");
@@ -234,7 +237,10 @@ impl LiveEntries {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(keep / 2) => {}
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    tracing::debug!(subsystem_name = "endpoints", "Stopping event pruner");
+                    return;
+                }
             }
             let before: Timestamp = self.clock.now() - keep;
             if let Err(error) = self.store.events_prune(before).await {

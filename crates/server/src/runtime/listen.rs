@@ -65,10 +65,14 @@ pub(super) async fn serve(
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
+    tracing::debug!(subsystem_name = "endpoints", "Initializing API endpoints");
     let tcp = bind_tcp(config, &identity, &authorities).await?;
     let unix = bind_unix(config)?;
-    log_start("tcp", &tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), |a| go_address(a)));
-    log_start("unix", &config.socket_path.display().to_string());
+    let address = tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), go_address);
+    let on_tcp = Listener { network: "tcp", address };
+    let on_unix = Listener { network: "unix", address: config.socket_path.display().to_string() };
+    on_tcp.started();
+    on_unix.started();
     ready.cancel();
 
     // When one listener ends, by order or by itself, the other ends too.
@@ -80,13 +84,13 @@ pub(super) async fn serve(
     });
     let tcp = end_with(
         &both,
-        grpc::graceful(both.clone().cancelled_owned(), |signal| {
+        grpc::graceful(on_tcp.stopping(both.clone()), |signal| {
             grpc::tcp_server().add_routes(api.tcp_routes()).serve_with_incoming_shutdown(tcp, signal)
         }),
     );
     let unix = end_with(
         &both,
-        grpc::graceful(both.clone().cancelled_owned(), |signal| {
+        grpc::graceful(on_unix.stopping(both.clone()), |signal| {
             grpc::unix_server().add_routes(api.unix_routes()).serve_with_incoming_shutdown(unix, signal)
         }),
     );
@@ -95,13 +99,56 @@ pub(super) async fn serve(
         ended = async { tokio::join!(tcp, unix) } => ended,
         () = follow => (Ok(Stopped::Gracefully), Ok(Stopped::Gracefully)),
     };
-    for stopped in [tcp?, unix?] {
-        match stopped {
-            Stopped::Gracefully => tracing::info!("Server APIs have stopped"),
-            Stopped::Forced => tracing::warn!("Graceful stop unsuccessful, forced stop after 10s"),
+    on_unix.stopped(unix)?;
+    on_tcp.stopped(tcp)?;
+    Ok(())
+}
+
+/// What the log says of a listener (pkg/server/endpoints/endpoints.go).
+struct Listener {
+    network: &'static str,
+    address: String,
+}
+
+impl Listener {
+    fn started(&self) {
+        tracing::info!(
+            address = self.address,
+            network = self.network,
+            subsystem_name = "endpoints",
+            "Starting Server APIs"
+        );
+    }
+
+    /// Waits until it is to stop, and says so.
+    fn stopping(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let (address, network) = (self.address.clone(), self.network);
+        async move {
+            stop.cancelled().await;
+            for message in ["Stopping Server APIs", "Attempting graceful stop"] {
+                tracing::info!(address, network, subsystem_name = "endpoints", "{message}");
+            }
         }
     }
-    Ok(())
+
+    fn stopped(&self, ended: Result<Stopped, tonic::transport::Error>) -> Result<(), ListenError> {
+        let Self { network, address } = self;
+        let how = match ended {
+            Ok(Stopped::Gracefully) => "Graceful stop successful",
+            Ok(Stopped::Forced) => "Graceful stop unsuccessful, forced stop after 10s",
+            Err(error) => {
+                tracing::error!(
+                    address, network, subsystem_name = "endpoints", error = %error,
+                    "Server APIs stopped prematurely"
+                );
+                return Err(error.into());
+            }
+        };
+        for message in [how, "Server APIs have stopped"] {
+            tracing::info!(address, network, subsystem_name = "endpoints", "{message}");
+        }
+        Ok(())
+    }
 }
 
 async fn end_with<T>(token: &CancellationToken, serving: impl Future<Output = T>) -> T {
@@ -143,10 +190,6 @@ fn bind_unix(config: &ServerConfig) -> Result<UnixIncoming, ListenError> {
     let tracking =
         if config.audit_log_enabled { PeerTracking::Pinned } else { PeerTracking::CredentialsOnly };
     Ok(UnixEndpoint::server(&config.socket_path, tracking).bind()?)
-}
-
-fn log_start(network: &str, address: &str) {
-    tracing::info!(address, network, subsystem_name = "endpoints", "Starting Server APIs");
 }
 
 /// Go listens on all addresses by one IPv6 socket and says so.

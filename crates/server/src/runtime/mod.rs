@@ -36,10 +36,16 @@ pub use listen::ListenError;
 pub use plugins::validate;
 
 /// Opens the datastore that a `DataStore "sql"` block describes.
-pub type OpenStore = Box<
-    dyn FnOnce(PluginConfig) -> Pin<Box<dyn Future<Output = Result<Arc<dyn DataStore>, String>> + Send>>
-        + Send,
->;
+pub type OpenStore =
+    Box<dyn FnOnce(PluginConfig) -> Pin<Box<dyn Future<Output = Result<OpenedStore, String>> + Send>> + Send>;
+
+/// A datastore, and how it ends.
+pub struct OpenedStore {
+    /// The store.
+    pub store: Arc<dyn DataStore>,
+    /// Finishes what was handed in and closes it; awaited once, when nothing uses the store any more.
+    pub close: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
 
 /// What the binary brings.
 pub struct Assembly {
@@ -130,30 +136,68 @@ pub async fn run(
     );
     refuse_what_is_not_built(&config)?;
     create_data_dir(&config.data_dir)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
+    let opened = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
     tracing::info!(reconfigurable = false, subsystem_name = "catalog", "Configured DataStore");
-    let plugins = Plugins::load(&config, &assembly.catalog).await?;
+    let parts = Parts {
+        store: opened.store,
+        metrics: assembly.metrics,
+        log: assembly.log,
+        launch_log_level: assembly.launch_log_level,
+        health: assembly.health,
+    };
+    let served = match Plugins::load(&config, &assembly.catalog).await {
+        Ok(mut plugins) => {
+            let unloading = std::mem::take(&mut plugins.unloading);
+            // Boxed: starting takes more of the stack than serving.
+            let served = Box::pin(serve(&config, parts, plugins, ready, stop)).await;
+            unloading.log();
+            served
+        }
+        Err(error) => Err(error.into()),
+    };
+    tracing::debug!(subsystem_name = "catalog", "Closing DataStore");
+    opened.close.await;
+    tracing::info!(subsystem_name = "catalog", "DataStore closed");
+    served
+}
 
-    let entries =
-        LiveEntries::load(config.trust_domain.clone(), store.clone(), clock.clone(), intervals(&config))
-            .await?;
+/// What a server is made of, beside its plugins.
+struct Parts {
+    store: Arc<dyn DataStore>,
+    metrics: Arc<dyn Metrics>,
+    log: Arc<dyn LogControl>,
+    launch_log_level: String,
+    health: HealthChecks,
+}
+
+/// From the store and the plugins to the end of the listeners and tasks.
+async fn serve(
+    config: &ServerConfig,
+    parts: Parts,
+    plugins: Plugins,
+    ready: CancellationToken,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let Parts { store, metrics, log, launch_log_level, health } = parts;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
-    let mut ports = CaPorts::new(&store, plugins.key_manager, assembly.metrics.clone(), clock.clone());
+    let mut ports = CaPorts::new(&store, plugins.key_manager, metrics.clone(), clock.clone());
     ports.upstream = plugins.upstream_authority;
     ports.composers = plugins.credential_composers;
-    let authorities = Authorities::start(ca_config(&config), ports).await?;
+    let authorities = Authorities::start(ca_config(config), ports).await?;
     let svid = ServerSvid::start(authorities.clone()).await?;
     let identity = Identity::empty();
     listen::show(&identity, &svid.current())?;
+    let entries = load_entries(config, &store, &clock).await?;
+    tracing::info!(launch_log_level, "Logger service configured");
     let api = Api::new(Deps {
         live: entries.clone(),
         authorities: authorities.clone(),
         server_svid: svid.clone(),
         attestors: Arc::new(Attestors::new(plugins.node_attestors.into_values())),
         federation: None,
-        log: assembly.log,
-        metrics: assembly.metrics,
+        log,
+        metrics,
         clock: clock.clone(),
         admin_ids: config.admin_ids.iter().cloned().collect(),
         rate_limits: RateLimits {
@@ -166,8 +210,8 @@ pub async fn run(
     });
 
     // The names are the server's alone.
-    let _ = assembly.health.add(check::SERVER_CA, authorities.ca().clone());
-    let _ = assembly.health.add(check::SERVER_CA_ROTATOR, authorities.clone());
+    let _ = health.add(check::SERVER_CA, authorities.ca().clone());
+    let _ = health.add(check::SERVER_CA_ROTATOR, authorities.clone());
 
     let tasks = CancellationToken::new();
     let _end_tasks_with_us = tasks.clone().drop_guard();
@@ -183,11 +227,23 @@ pub async fn run(
     };
     background.announce_bundle().await?;
     let running = tokio::spawn(background.run(tasks.clone()));
-    let served = listen::serve(&config, api, identity, svid, authorities, ready, stop).await;
+    let served = listen::serve(config, api, identity, svid, authorities, ready, stop).await;
     tasks.cancel();
     // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
     let _ = running.await;
     Ok(served?)
+}
+
+async fn load_entries(
+    config: &ServerConfig,
+    store: &Arc<dyn DataStore>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<LiveEntries>, RunError> {
+    tracing::info!(subsystem_name = "endpoints", "Building in-memory entry cache");
+    let trust_domain = config.trust_domain.clone();
+    let entries = LiveEntries::load(trust_domain, store.clone(), clock.clone(), intervals(config)).await?;
+    tracing::info!(subsystem_name = "endpoints", "Completed building in-memory entry cache");
+    Ok(entries)
 }
 
 /// Refuses what the configuration may ask for and this server does not do yet, rather than doing without.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use spire_compat::config::PluginConfig;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::ServerCatalog;
-use spire_ports::plugins::load::{Count, LoadError, Loader};
+use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
 use spire_ports::plugins::{
     BundlePublisher, CredentialComposer, KeyManager, NodeAttestor, Notifier, PluginType, UpstreamAuthority,
 };
@@ -27,6 +27,8 @@ pub(super) struct Plugins {
     pub(super) notifiers: Vec<Arc<dyn Notifier>>,
     /// Who publishes the bundle.
     pub(super) bundle_publishers: Vec<Arc<dyn BundlePublisher>>,
+    /// What the log says of them at the end.
+    pub(super) unloading: Unloading,
 }
 
 impl Plugins {
@@ -51,6 +53,7 @@ impl Plugins {
             credential_composers: loaded.credential_composers,
             notifiers: loaded.notifiers,
             bundle_publishers: loaded.bundle_publishers,
+            unloading: loaded.loader.into_unloading(),
         })
     }
 }

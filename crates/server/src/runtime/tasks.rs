@@ -96,7 +96,7 @@ impl Background {
             tracing::info!(
                 spiffe_id = %entry.value.spiffe_id,
                 parent_id = %entry.value.parent_id,
-                registration_id = %entry.value.id,
+                entry_id = %entry.value.id,
                 "Pruned an expired registration"
             );
         }

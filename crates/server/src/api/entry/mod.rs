@@ -100,7 +100,7 @@ async fn get_entry(
     if request.id.is_empty() {
         return Err(fail(Code::InvalidArgument, "missing ID"));
     }
-    call.audit.add("registration_id", request.id.clone());
+    call.audit.add("entry_id", request.id.clone());
     let context = Context::entry(&request.id);
     let found = call
         .store()
@@ -272,7 +272,7 @@ async fn batch_delete(
                     Err(e) => status::item(&context.fail_with(Code::Internal, "failed to delete entry", e)),
                 }
             };
-            call.audit.item(&status, || vec![("registration_id", id.clone().into())]);
+            call.audit.item(&status, || vec![("entry_id", id.clone().into())]);
             Some(wire::batch_delete_entry_response::Result { status: Some(status), id })
         })
         .collect();
@@ -321,7 +321,7 @@ fn audit_fields(entry: &types::Entry, mask: Option<&types::EntryMask>) -> Fields
     let id = |id: &Option<types::Spiffeid>| {
         super::convert::id(id.as_ref()).map(|id| id.to_string()).unwrap_or_default()
     };
-    add(true, "registration_id", entry.id.clone());
+    add(true, "entry_id", entry.id.clone());
     add(wants(|m| m.spiffe_id), "spiffe_id", id(&entry.spiffe_id));
     add(wants(|m| m.parent_id), "parent_id", id(&entry.parent_id));
     add(wants(|m| m.selectors), "selectors", selectors_text(&entry.selectors));
