@@ -32,7 +32,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     };
     let mut totals = Totals::default();
     if !fast {
-        stage("install what is missing", || install_packages())?;
+        stage("install what is missing", install_packages)?;
         stage("install cargo-deny", || install_cargo_deny(root))?;
     }
     stage("format", || cargo(root, &["fmt", "--all", "--check"]))?;

@@ -4,9 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A text, and what it parses to: trust domain and path.
+type Case = (&'static str, Result<(&'static str, &'static str), IdError>);
+
 #[test]
 fn ids() {
-    let cases: &[(&str, Result<(&str, &str), IdError>)] = &[
+    let cases: &[Case] = &[
         ("spiffe://example.org", Ok(("example.org", ""))),
         ("spiffe://example.org/a/B-c_d.e/0", Ok(("example.org", "/a/B-c_d.e/0"))),
         ("spiffe://example.org/...", Ok(("example.org", "/..."))),

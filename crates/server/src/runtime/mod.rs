@@ -227,7 +227,7 @@ async fn serve(
     };
     background.announce_bundle().await?;
     let running = tokio::spawn(background.run(tasks.clone()));
-    let served = listen::serve(config, api, identity, svid, authorities, ready, stop).await;
+    let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
     tasks.cancel();
     // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
     let _ = running.await;
