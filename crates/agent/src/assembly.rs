@@ -208,6 +208,7 @@ fn options(config: AgentConfig) -> Options {
         disable_sds_api: config.disable_sds_api,
         allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
         allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims,
+        wit_svids_enabled: config.feature_flags.wit_svid,
         log_selectors: config.log_selectors,
         rate_limits: runtime::RateLimits {
             fetch_x509_svid: limit(config.ratelimit.fetch_x509_svid),

@@ -29,6 +29,8 @@ use crate::fixture::{
 };
 use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run, start};
 
+mod wit;
+
 /// An agent that serves.
 struct Running {
     folder: TempDir,

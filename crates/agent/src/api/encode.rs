@@ -8,7 +8,9 @@ use spire_core::model::Entry;
 use spire_core::pki::bundle_doc::{self, Format};
 use spire_core::spiffe::Bundle;
 use spire_core::svids::{View, X509Svid, first_of_each_hint};
-use spire_wire::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
+use spire_wire::workload::{
+    JwtBundlesResponse, WitBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse,
+};
 
 use super::grpc::Framed;
 
@@ -18,6 +20,7 @@ pub struct Encoded {
     x509_svids: OnceLock<Framed>,
     x509_bundles: OnceLock<Framed>,
     jwt_bundles: OnceLock<Result<Framed, String>>,
+    wit_bundles: OnceLock<Result<Framed, String>>,
 }
 
 impl Encoded {
@@ -35,6 +38,16 @@ impl Encoded {
     pub(super) fn jwt_bundles(&self, view: &View) -> Result<&Framed, &str> {
         let encoded = self.jwt_bundles.get_or_init(|| {
             jwt_bundles(view).map(|answer| Framed::new(&answer)).map_err(|error| error.to_string())
+        });
+        encoded.as_ref().map_err(String::as_str)
+    }
+}
+
+impl Encoded {
+    /// FetchWITBundles' answer.
+    pub(super) fn wit_bundles(&self, view: &View) -> Result<&Framed, &str> {
+        let encoded = self.wit_bundles.get_or_init(|| {
+            wit_bundles(view).map(|answer| Framed::new(&answer)).map_err(|error| error.to_string())
         });
         encoded.as_ref().map_err(String::as_str)
     }
@@ -78,6 +91,16 @@ fn jwt_bundles(view: &View) -> Result<JwtBundlesResponse, bundle_doc::BundleDocE
         bundles.insert(bundle.trust_domain.id_string(), document.into());
     }
     Ok(JwtBundlesResponse { bundles })
+}
+
+/// Keys have their `use`, by which consumers find them (SPIFFE WIT-SVID, section 6).
+fn wit_bundles(view: &View) -> Result<WitBundlesResponse, bundle_doc::BundleDocError> {
+    let format = Format { spiffe: true, ..Format::WIT_JWKS };
+    let mut bundles = BTreeMap::new();
+    for bundle in visible(view) {
+        bundles.insert(bundle.trust_domain.id_string(), bundle_doc::marshal(bundle, format)?);
+    }
+    Ok(WitBundlesResponse { bundles })
 }
 
 /// One's own bundle, and the others for whoever has an identity.

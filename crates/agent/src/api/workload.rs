@@ -2,6 +2,7 @@
 
 mod calls;
 mod jwt;
+mod wit;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use spire_net::ratelimit::PerKeyLimiter;
 use spire_net::uds::PeerInfo;
 use spire_ports::observe::{Label, names};
 use spire_wire::workload::{
-    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, X509BundlesRequest, X509svidRequest,
 };
 use tonic::Status;
 use tonic::body::Body;
@@ -134,7 +135,17 @@ impl Shared {
         }
         let body = request.into_body();
         let answer = match rpc {
-            Rpc::FetchX509Svid | Rpc::FetchX509Bundles | Rpc::FetchJwtBundles => {
+            Rpc::FetchWitSvid | Rpc::FetchWitBundles if !self.core.options().wit_svids_enabled => {
+                let what = if rpc == Rpc::FetchWitSvid { "WIT-SVIDs" } else { "WIT bundles" };
+                Err(Status::unimplemented(format!("fetching {what} is not implemented")))
+            }
+            Rpc::FetchWitSvid => {
+                return match self.open_wit(caller, &peer, body).await {
+                    Ok(opened) => grpc::streaming(wit::follow(self, caller, opened, measured)),
+                    Err(status) => measured.fail(status).into_http(),
+                };
+            }
+            Rpc::FetchX509Svid | Rpc::FetchX509Bundles | Rpc::FetchJwtBundles | Rpc::FetchWitBundles => {
                 return match self.open(caller, &peer, body).await {
                     Ok((subscription, first)) => {
                         grpc::streaming(calls::follow(self, caller, subscription, first, measured))
@@ -144,8 +155,6 @@ impl Shared {
             }
             Rpc::FetchJwtSvid => self.fetch_jwt_svid(caller, &peer, body).await,
             Rpc::ValidateJwtSvid => self.validate_jwt_svid(caller, &peer, body).await,
-            Rpc::FetchWitSvid => Err(Status::unimplemented("fetching WIT-SVIDs is not implemented")),
-            Rpc::FetchWitBundles => Err(Status::unimplemented("fetching WIT bundles is not implemented")),
         };
         match answer {
             Ok(message) => grpc::unary(Ok(message)),
@@ -163,6 +172,7 @@ impl Shared {
         match caller.rpc {
             Rpc::FetchX509Svid => drop(grpc::read::<X509svidRequest>(body).await?),
             Rpc::FetchX509Bundles => drop(grpc::read::<X509BundlesRequest>(body).await?),
+            Rpc::FetchWitBundles => drop(grpc::read::<WitBundlesRequest>(body).await?),
             _ => drop(grpc::read::<JwtBundlesRequest>(body).await?),
         }
         let selectors = self.attest(caller, peer).await?;

@@ -20,7 +20,8 @@ use spire_wire::api::server::bundle::v1::{
 };
 use spire_wire::api::server::entry::v1::{GetAuthorizedEntriesRequest, entry_client::EntryClient};
 use spire_wire::api::server::svid::v1::{
-    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, svid_client::SvidClient,
+    BatchNewWitsvidRequest, BatchNewX509svidRequest, NewJwtsvidRequest, NewWitsvidParams, NewX509svidParams,
+    svid_client::SvidClient,
 };
 use spire_wire::api::types;
 use spire_wire::push::{SubscribeRequest, Update, agent_push_client::AgentPushClient};
@@ -250,6 +251,22 @@ impl ServerClient {
             Ok(answer) => answer.map_err(CallError::new(DOING)),
             Err(_) => Err(CallError::timeout(DOING)),
         }
+    }
+
+    /// WIT-SVIDs for entries and keys, in the order of the requests.
+    pub(super) async fn new_wit_svids(
+        &self,
+        params: Vec<NewWitsvidParams>,
+    ) -> Result<Vec<Result<types::Witsvid, types::Status>>, CallError> {
+        let answer =
+            SvidClient::new(self.channel()).batch_new_witsvid(timed(BatchNewWitsvidRequest { params })).await;
+        let results = answer.map_err(CallError::new("failed to batch new WIT-SVID(s)"))?.into_inner().results;
+        let signed =
+            results.into_iter().map(|result| match (result.svid, result.status.unwrap_or_default()) {
+                (Some(svid), status) if status.code == 0 => Ok(svid),
+                (_, status) => Err(status),
+            });
+        Ok(signed.collect())
     }
 
     /// Hints about changes, from a server of ours.

@@ -25,6 +25,7 @@ mod storage;
 mod sync;
 mod sync_entries;
 mod trust;
+mod wit;
 mod workload;
 
 pub use attest::{AgentSvid, AttestError};

@@ -47,6 +47,8 @@ pub struct Options {
     pub allow_unauthenticated_verifiers: bool,
     /// Claims of foreign JWT-SVIDs to return beside `sub`, `exp` and `aud`.
     pub allowed_foreign_jwt_claims: Vec<String>,
+    /// Serve WIT-SVIDs and their bundles (the feature flag `wit-svid`).
+    pub wit_svids_enabled: bool,
     /// Selectors, or their prefixes up to a colon, that may be logged when no identity is issued.
     pub log_selectors: Vec<String>,
     /// Calls a second for each attested selector set; 0 is no limit.
@@ -142,6 +144,7 @@ impl Options {
             disable_sds_api: false,
             allow_unauthenticated_verifiers: false,
             allowed_foreign_jwt_claims: Vec::new(),
+            wit_svids_enabled: false,
             log_selectors: Vec::new(),
             rate_limits: RateLimits::default(),
         }

@@ -11,7 +11,7 @@ use spire_core::model::Entry;
 use spire_core::pki::Certificate;
 use spire_core::pki::chain::is_signed_by_root;
 use spire_core::spiffe::Bundle;
-use spire_core::svids::{Jitter, JwtCache, JwtKey, JwtLookup, JwtSvid, Rotation, X509Svid};
+use spire_core::svids::{Jitter, JwtCache, JwtKey, JwtLookup, JwtSvid, Rotation, WitCache, X509Svid};
 use spire_core::time::Timestamp;
 use spire_net::tls::Identity;
 use spire_ports::observe::{Metrics, names};
@@ -27,7 +27,7 @@ use super::error::AgentError;
 use super::events::{Event, Events};
 use super::identities::Identities;
 use super::keys::{SvidKeys, TlsKey};
-use super::options::Options;
+use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options};
 use super::storage::Storage;
 use super::trust::{Trust, certificates};
 
@@ -60,6 +60,9 @@ pub struct Core {
     /// Authorities whose taint has been dealt with.
     seen_taints: Mutex<HashSet<String>>,
     jwt: Mutex<JwtCache>,
+    pub(super) wit: Mutex<WitCache>,
+    /// Held by who fetches WIT-SVIDs, so that one key is made for an identity and not one a stream.
+    pub(super) wit_fetch: tokio::sync::Mutex<()>,
     identities: Arc<Identities>,
 }
 
@@ -105,10 +108,9 @@ impl Core {
         let identity = Identity::empty();
         let trust = Trust::new(options.trust_domain.clone(), certificates(&parts.bundle));
         let client = ServerClient::new(&options, trust.clone(), Some(Arc::clone(&identity)))?;
-        let max_jwt = match options.jwt_svid_cache_max_size {
-            0 => super::options::DEFAULT_SVID_CACHE_MAX_SIZE,
-            size => size,
-        };
+        let or_default = |size: usize| if size == 0 { DEFAULT_SVID_CACHE_MAX_SIZE } else { size };
+        let max_jwt = or_default(options.jwt_svid_cache_max_size);
+        let max_wit = or_default(options.x509_svid_cache_max_size);
         let rotation = Rotation::new(options.availability_target);
         let held = Held { renew_at: renewal(rotation, &parts.svid, parts.clock.now()), svid: parts.svid };
         let core = Self {
@@ -132,6 +134,8 @@ impl Core {
             last_sync: AtomicI64::new(0),
             seen_taints: Mutex::default(),
             jwt: Mutex::new(JwtCache::new(max_jwt)),
+            wit: Mutex::new(WitCache::new(max_wit, rotation)),
+            wit_fetch: tokio::sync::Mutex::default(),
             identities: parts.identities,
             options,
         };
@@ -262,6 +266,25 @@ impl Core {
                     "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority"
                 );
             }
+        }
+    }
+
+    /// Has WIT-SVIDs replaced that a newly tainted key signed; whoever follows them gets others at its next look.
+    pub(super) fn taint_wit(&self, bundle: &Bundle) {
+        let keys: HashSet<String> = bundle
+            .wit_authorities
+            .iter()
+            .filter(|a| a.tainted)
+            .filter(|a| self.seen_taints.lock().insert(format!("wit {}", a.kid)))
+            .map(|a| a.kid.clone())
+            .collect();
+        if !keys.is_empty() {
+            let count = self.wit.lock().taint(&keys);
+            tracing::info!(
+                subsystem_name = "cache_manager",
+                tainted_wit_svids = count,
+                "WIT-SVIDs were removed from the cache because they were issued by a tainted authority"
+            );
         }
     }
 

@@ -6,16 +6,19 @@
 use std::fmt;
 
 use aws_lc_rs::digest::Digest;
-use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::encoding::{AsBigEndian, AsDer, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     self, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, RsaEncoding, RsaKeyPair,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::algorithm::{HashAlgorithm, KeyType, SignatureAlgorithm};
-use super::der::{Reader, tag};
+use super::der::{DerResult, Reader, tag};
+use super::jwk::Jwk;
 use super::key::{PublicKey, PublicKeyKind};
 use super::{oid, pem};
 
@@ -155,6 +158,39 @@ impl LocalKey {
         Ok(Zeroizing::new(pem::encode("PRIVATE KEY", &self.to_pkcs8()?)))
     }
 
+    /// As a private JWK in JSON with this `alg` (RFC 7518, sections 6.2.2 and 6.3.2).
+    pub fn to_jwk(&self, alg: &str) -> Result<Zeroizing<String>, PrivateKeyError> {
+        let mut jwk = Jwk::new(self.public.clone());
+        jwk.alg = alg.to_owned();
+        // Room for all of it: what outgrew its buffer would leave a copy of the secret behind.
+        let mut out = Zeroizing::new(String::with_capacity(8 * 1024));
+        jwk.push_json(&mut out);
+        out.pop();
+        let mut member = |name: &str, value: &[u8]| {
+            for part in [",\"", name, "\":\""] {
+                out.push_str(part);
+            }
+            URL_SAFE_NO_PAD.encode_string(value, &mut out);
+            out.push('"');
+        };
+        match &self.pair {
+            Pair::Ec(pair) => {
+                let d: EcPrivateKeyBin<'_> =
+                    pair.private_key().as_be_bytes().map_err(|_| PrivateKeyError::Crypto)?;
+                member("d", d.as_ref());
+            }
+            Pair::Rsa(_) => {
+                let der = self.to_pkcs8()?;
+                let parts = rsa_parts(&der).map_err(|_| PrivateKeyError::Crypto)?;
+                for (name, value) in ["d", "p", "q", "dp", "dq", "qi"].into_iter().zip(parts) {
+                    member(name, value);
+                }
+            }
+        }
+        out.push('}');
+        Ok(out)
+    }
+
     /// The public part.
     pub fn public_key(&self) -> &PublicKey {
         &self.public
@@ -227,6 +263,20 @@ fn ec_signing(curve: &[u8]) -> Option<&'static EcdsaSigningAlgorithm> {
         c if c == oid::P384 => Some(&signature::ECDSA_P384_SHA384_ASN1_SIGNING),
         _ => None,
     }
+}
+
+/// `d`, `p`, `q`, `dp`, `dq` and `qi` of an RSA key in PKCS#8 (RFC 8017, appendix A.1.2).
+fn rsa_parts(pkcs8: &[u8]) -> DerResult<[&[u8]; 6]> {
+    let mut info = Reader::new(pkcs8).sequence()?;
+    info.integer()?;
+    info.sequence()?;
+    let mut key = Reader::new(info.read(tag::OCTET_STRING)?).sequence()?;
+    // The version, the modulus and the public exponent.
+    for _ in 0..3 {
+        key.integer()?;
+    }
+    let mut part = || key.unsigned();
+    Ok([part()?, part()?, part()?, part()?, part()?, part()?])
 }
 
 fn sec1_curve(der: &[u8]) -> Option<&[u8]> {

@@ -13,6 +13,7 @@ use crate::spiffe::TrustDomain;
 use crate::time::Timestamp;
 
 mod fuzz;
+mod private_jwk;
 mod tokens;
 
 const ID: &str = "spiffe://example.org/workload";

@@ -16,6 +16,7 @@ mod index;
 mod jwt;
 mod schedule;
 mod view;
+mod wit;
 mod x509;
 
 pub use hints::{DuplicateHints, first_of_each_hint};
@@ -23,4 +24,5 @@ pub use index::MatchIndex;
 pub use jwt::{JwtCache, JwtKey, JwtLookup, JwtSvid};
 pub use schedule::{Jitter, Rotation};
 pub use view::{Match, View, X509Svid};
+pub use wit::{HeldWit, WitCache, WitSvid};
 pub use x509::{Delta, Effect, Limits, Stale, X509Cache};

@@ -168,9 +168,14 @@ impl Follower {
         let message = match self.caller.rpc {
             Rpc::FetchX509Svid => served.encoded.x509_svids(&served.view).clone(),
             Rpc::FetchX509Bundles => served.encoded.x509_bundles(&served.view).clone(),
-            _ => {
-                let encoded = served.encoded.jwt_bundles(&served.view).map_err(|error| {
-                    self.caller.error(Some(&error), "Could not serialize JWT bundle response");
+            rpc => {
+                let (encoded, kind) = match rpc {
+                    Rpc::FetchWitBundles => (served.encoded.wit_bundles(&served.view), "WIT"),
+                    _ => (served.encoded.jwt_bundles(&served.view), "JWT"),
+                };
+                let encoded = encoded.map_err(|error| {
+                    let message = format!("Could not serialize {kind} bundle response");
+                    self.caller.error(Some(&error), &message);
                     Status::unavailable(format!("could not serialize response: {error}"))
                 })?;
                 encoded.clone()
