@@ -30,7 +30,7 @@ where
     Fut: Future<Output = Result<()>>,
 {
     let warm = calls / 10;
-    stream::iter(0..warm).map(|n| call(n)).buffer_unordered(at_once).try_collect::<Vec<()>>().await?;
+    stream::iter(0..warm).map(&call).buffer_unordered(at_once).try_collect::<Vec<()>>().await?;
     let cpu = process.cpu()?;
     let start = Instant::now();
     let call = &call;

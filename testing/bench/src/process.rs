@@ -186,11 +186,7 @@ plugins {{
             .spawn()
             .with_context(|| binary.to_owned())?;
         let mut process = Process { child, started_in: Duration::ZERO };
-        let waited = until(binary, START_MAX, || {
-            let answered = crate::api::is_serving(socket);
-            async { answered.await }
-        })
-        .await;
+        let waited = until(binary, START_MAX, || crate::api::is_serving(socket)).await;
         if waited.is_err() {
             let log = fs::read_to_string(self.path(&format!("{binary}.log"))).unwrap_or_default();
             bail!("{binary} did not start:\n{log}");
