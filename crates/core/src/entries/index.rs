@@ -1,10 +1,11 @@
 //! The persistent index.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use rpds::HashTrieMapSync;
-
 use super::record::{Record, Rights};
+use super::table::{Table, grouped};
 use crate::model::EntryId;
 use crate::spiffe::{Selector, Selectors, SpiffeId, TrustDomain};
 use crate::time::Timestamp;
@@ -13,7 +14,7 @@ use crate::time::Timestamp;
 /// race for microseconds, so a few thousand writes are far more than can be in flight.
 const TOMBSTONES_MAX: usize = 4096;
 
-type Children<P> = HashTrieMapSync<EntryId, Arc<Record<P>>>;
+type Records<P> = Table<Arc<Record<P>>>;
 
 /// What is known of an agent for its view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +31,16 @@ pub struct AgentRecord {
 #[derive(Clone, Debug)]
 pub struct Index<P> {
     trust_domain: TrustDomain,
-    by_id: HashTrieMapSync<EntryId, Arc<Record<P>>>,
-    by_parent: HashTrieMapSync<SpiffeId, Children<P>>,
-    /// Each alias under one of its selectors: it can only apply to an agent that has that one.
-    aliases: HashTrieMapSync<Selector, Children<P>>,
-    /// Entries by the identity that they give; nearly always one.
-    by_identity: HashTrieMapSync<SpiffeId, Vec<Arc<Record<P>>>>,
-    agents: HashTrieMapSync<SpiffeId, AgentRecord>,
-    tombstones: HashTrieMapSync<EntryId, u64>,
+    by_id: Records<P>,
+    /// Grouped by parent.
+    by_parent: Records<P>,
+    /// Grouped by identity.
+    by_identity: Records<P>,
+    /// Each alias grouped under one of its selectors: it can only apply to an agent that has that one.
+    aliases: Records<P>,
+    agents: Table<Arc<(SpiffeId, AgentRecord)>>,
+    tombstones: Table<(EntryId, u64)>,
+    hasher: RandomState,
 }
 
 impl<P> Index<P> {
@@ -45,43 +48,44 @@ impl<P> Index<P> {
     pub fn new(trust_domain: TrustDomain) -> Self {
         Self {
             trust_domain,
-            by_id: HashTrieMapSync::new_sync(),
-            by_parent: HashTrieMapSync::new_sync(),
-            aliases: HashTrieMapSync::new_sync(),
-            by_identity: HashTrieMapSync::new_sync(),
-            agents: HashTrieMapSync::new_sync(),
-            tombstones: HashTrieMapSync::new_sync(),
+            by_id: Table::new(),
+            by_parent: Table::new(),
+            by_identity: Table::new(),
+            aliases: Table::new(),
+            agents: Table::new(),
+            tombstones: Table::new(),
+            hasher: RandomState::new(),
         }
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.by_id.size()
+        self.by_id.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.by_id.len() == 0
     }
 
     /// How many agents there are.
     pub fn agent_count(&self) -> usize {
-        self.agents.size()
+        self.agents.len()
     }
 
     /// All agents, in no order.
     pub fn agents(&self) -> impl Iterator<Item = (&SpiffeId, &AgentRecord)> {
-        self.agents.iter()
+        self.agents.iter().map(|agent| (&agent.0, &agent.1))
     }
 
     /// All entries, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Arc<Record<P>>> {
-        self.by_id.values()
+        self.by_id.iter()
     }
 
     /// One entry, whoever may see it.
     pub fn record(&self, id: &EntryId) -> Option<&Arc<Record<P>>> {
-        self.by_id.get(id)
+        self.by_id.find(self.hash(id), |record| record.id == *id)
     }
 
     /// Puts an entry in, unless a later write of it is already here. Entries of other trust domains are
@@ -93,24 +97,22 @@ impl<P> Index<P> {
         {
             return false;
         }
-        self.unlink(&record.id.clone());
-        self.tombstones.remove_mut(&record.id);
-        if let Some((shared, _)) = self.by_parent.get_key_value(&record.parent_id) {
-            record.parent_id = shared.clone();
-        }
+        self.unlink(&record.id);
+        let id = self.hash(&record.id);
+        self.tombstones.remove(id, |(other, _)| *other == record.id);
+        let shared = self.children(&record.parent_id).next().map(|sibling| sibling.parent_id.clone());
+        record.parent_id = shared.unwrap_or(record.parent_id);
         let record = Arc::new(record);
-        insert_child(&mut self.by_parent, &record.parent_id, &record);
+        let parent = self.hash(&record.parent_id);
+        self.by_parent.insert(grouped(parent, id), record.clone());
+        let identity = self.hash(&record.spiffe_id);
+        self.by_identity.insert(grouped(identity, id), record.clone());
         if record.is_alias()
-            && let Some(key) = self.alias_key(&record.alias_selectors).cloned()
+            && let Some(key) = self.alias_key(&record.alias_selectors)
         {
-            insert_child(&mut self.aliases, &key, &record);
+            self.aliases.insert(grouped(self.hash(key), id), record.clone());
         }
-        if let Some(same) = self.by_identity.get_mut(&record.spiffe_id) {
-            same.push(record.clone());
-        } else {
-            self.by_identity.insert_mut(record.spiffe_id.clone(), vec![record.clone()]);
-        }
-        self.by_id.insert_mut(record.id.clone(), record);
+        self.by_id.insert(id, record);
         true
     }
 
@@ -119,30 +121,33 @@ impl<P> Index<P> {
         if self.last_event(id).is_some_and(|last| last > event) {
             return false;
         }
-        if self.tombstones.size() >= TOMBSTONES_MAX {
+        if self.tombstones.len() >= TOMBSTONES_MAX {
             self.drop_old_tombstones();
         }
-        self.tombstones.insert_mut(id.clone(), event);
+        let hash = self.hash(id);
+        self.tombstones.remove(hash, |(other, _)| other == id);
+        self.tombstones.insert(hash, (id.clone(), event));
         self.unlink(id)
     }
 
     /// Puts an agent in, unless a later write of it is here.
     pub fn upsert_agent(&mut self, id: SpiffeId, agent: AgentRecord) -> bool {
-        if self.agents.get(&id).is_some_and(|known| known.event > agent.event) {
+        if self.agent(&id).is_some_and(|known| known.event > agent.event) {
             return false;
         }
-        self.agents.insert_mut(id, agent);
+        self.remove_agent(&id);
+        self.agents.insert(self.hash(&id), Arc::new((id, agent)));
         true
     }
 
     /// Takes an agent out.
     pub fn remove_agent(&mut self, id: &SpiffeId) -> bool {
-        self.agents.remove_mut(id)
+        self.agents.remove(self.hash(id), |agent| agent.0 == *id).is_some()
     }
 
     /// What is known of an agent.
     pub fn agent(&self, id: &SpiffeId) -> Option<&AgentRecord> {
-        self.agents.get(id)
+        self.agents.find(self.hash(id), |agent| agent.0 == *id).map(|agent| &agent.1)
     }
 
     /// Calls `visit` with each entry that the agent may see, once each, in no order. An agent that is not
@@ -158,7 +163,7 @@ impl<P> Index<P> {
     /// The entry, if the agent may see it: climbs from the entry to the agent, so the cost depends on the
     /// depth of the tree and not on how many entries the agent has.
     pub fn authorized(&self, agent: &SpiffeId, id: &EntryId) -> Option<&Arc<Record<P>>> {
-        let record = self.by_id.get(id)?;
+        let record = self.record(id)?;
         let mut roots = vec![agent];
         roots.extend(self.aliases_of(agent).map(|alias| &alias.spiffe_id));
         self.is_below(record, &roots).then_some(record)
@@ -175,17 +180,31 @@ impl<P> Index<P> {
     }
 
     /// The entries that give an identity.
-    pub fn with_identity(&self, id: &SpiffeId) -> impl Iterator<Item = &Arc<Record<P>>> {
-        self.by_identity.get(id).into_iter().flatten()
+    pub fn with_identity<'a, 'k>(
+        &'a self,
+        id: &'k SpiffeId,
+    ) -> impl Iterator<Item = &'a Arc<Record<P>>> + use<'a, 'k, P> {
+        self.by_identity.group(self.hash(id)).filter(move |record| record.spiffe_id == *id)
+    }
+
+    fn children<'a, 'k>(
+        &'a self,
+        id: &'k SpiffeId,
+    ) -> impl Iterator<Item = &'a Arc<Record<P>>> + use<'a, 'k, P> {
+        self.by_parent.group(self.hash(id)).filter(move |record| record.parent_id == *id)
+    }
+
+    fn hash(&self, key: &impl Hash) -> u64 {
+        self.hasher.hash_one(key)
     }
 
     fn aliases_of(&self, agent: &SpiffeId) -> impl Iterator<Item = &Arc<Record<P>>> {
-        let selectors = self.agents.get(agent).map(|a| &a.selectors);
+        let selectors = self.agent(agent).map(|a| &a.selectors);
         selectors.into_iter().flat_map(move |has| {
-            has.iter()
-                .filter_map(|selector| self.aliases.get(selector))
-                .flat_map(HashTrieMapSync::values)
-                .filter(move |alias| alias.alias_selectors.is_subset_of(has))
+            has.iter().flat_map(move |selector| {
+                let below = self.aliases.group(self.hash(selector));
+                below.filter(move |alias| alias.alias_selectors.is_subset_of(has))
+            })
         })
     }
 
@@ -208,39 +227,35 @@ impl<P> Index<P> {
     }
 
     fn last_event(&self, id: &EntryId) -> Option<u64> {
-        self.by_id.get(id).map(|r| r.event).or_else(|| self.tombstones.get(id).copied())
+        let tombstone = || self.tombstones.find(self.hash(id), |(other, _)| other == id);
+        self.record(id).map(|r| r.event).or_else(|| tombstone().map(|(_, event)| *event))
     }
 
     /// The selector of an alias that the fewest other aliases are kept under, so that a selector which all
     /// agents share does not gather all aliases.
     fn alias_key<'s>(&self, selectors: &'s Selectors) -> Option<&'s Selector> {
-        selectors.iter().min_by_key(|s| self.aliases.get(*s).map_or(0, HashTrieMapSync::size))
+        selectors.iter().min_by_key(|s| self.aliases.group(self.hash(s)).count())
     }
 
     fn unlink(&mut self, id: &EntryId) -> bool {
-        let Some(record) = self.by_id.get(id).cloned() else { return false };
-        self.by_id.remove_mut(id);
-        remove_child(&mut self.by_parent, &record.parent_id, id);
+        let hash = self.hash(id);
+        let is = |other: &Arc<Record<P>>| other.id == *id;
+        let Some(record) = self.by_id.remove(hash, is) else { return false };
+        self.by_parent.remove(grouped(self.hash(&record.parent_id), hash), is);
+        self.by_identity.remove(grouped(self.hash(&record.spiffe_id), hash), is);
         for selector in &record.alias_selectors {
-            remove_child(&mut self.aliases, selector, id);
-        }
-        if let Some(same) = self.by_identity.get_mut(&record.spiffe_id) {
-            same.retain(|r| r.id != *id);
-            if same.is_empty() {
-                self.by_identity.remove_mut(&record.spiffe_id);
-            }
+            self.aliases.remove(grouped(self.hash(selector), hash), is);
         }
         true
     }
 
     fn drop_old_tombstones(&mut self) {
-        let mut events: Vec<u64> = self.tombstones.values().copied().collect();
-        events.sort_unstable();
-        let middle = events.get(events.len() / 2).copied().unwrap_or(0);
-        let old: Vec<EntryId> =
-            self.tombstones.iter().filter(|(_, event)| **event <= middle).map(|(id, _)| id.clone()).collect();
-        for id in &old {
-            self.tombstones.remove_mut(id);
+        let mut kept: Vec<(EntryId, u64)> = self.tombstones.iter().cloned().collect();
+        kept.sort_unstable_by_key(|(_, event)| std::cmp::Reverse(*event));
+        kept.truncate(TOMBSTONES_MAX / 2);
+        self.tombstones = Table::new();
+        for (id, event) in kept {
+            self.tombstones.insert(self.hash(&id), (id, event));
         }
     }
 }
@@ -255,7 +270,7 @@ impl<'a, P> Walk<'a, P> {
     fn below(&mut self, root: &SpiffeId, visit: &mut impl FnMut(&'a Arc<Record<P>>)) {
         let mut open: Vec<&'a SpiffeId> = self.enter(root).into_iter().collect();
         while let Some(parent) = open.pop() {
-            for record in self.index.by_parent.get(parent).into_iter().flat_map(HashTrieMapSync::values) {
+            for record in self.index.children(parent) {
                 visit(record);
                 open.extend(self.enter(&record.spiffe_id));
             }
@@ -265,35 +280,11 @@ impl<'a, P> Walk<'a, P> {
     /// The identity as a parent, unless it has no children or was entered before. Only identities with
     /// children are remembered, so the list stays as short as the tree has inner nodes.
     fn enter(&mut self, id: &SpiffeId) -> Option<&'a SpiffeId> {
-        let (key, _) = self.index.by_parent.get_key_value(id)?;
+        let key = &self.index.children(id).next()?.parent_id;
         if self.entered.contains(&key) {
             return None;
         }
         self.entered.push(key);
         Some(key)
-    }
-}
-
-fn insert_child<K, P>(map: &mut HashTrieMapSync<K, Children<P>>, key: &K, record: &Arc<Record<P>>)
-where
-    K: Clone + Eq + std::hash::Hash,
-{
-    if let Some(children) = map.get_mut(key) {
-        children.insert_mut(record.id.clone(), record.clone());
-    } else {
-        let mut children = HashTrieMapSync::new_sync();
-        children.insert_mut(record.id.clone(), record.clone());
-        map.insert_mut(key.clone(), children);
-    }
-}
-
-fn remove_child<K, P>(map: &mut HashTrieMapSync<K, Children<P>>, key: &K, id: &EntryId)
-where
-    K: Clone + Eq + std::hash::Hash,
-{
-    let Some(children) = map.get_mut(key) else { return };
-    children.remove_mut(id);
-    if children.is_empty() {
-        map.remove_mut(key);
     }
 }

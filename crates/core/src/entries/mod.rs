@@ -11,6 +11,7 @@
 
 mod index;
 mod record;
+mod table;
 
 pub use index::{AgentRecord, Index};
 pub use record::{Record, Rights};
