@@ -18,7 +18,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
-use url::Url;
 
 use super::clock::Clock;
 use super::options::{BundleFormat, Options, TrustBundle};
@@ -209,31 +208,35 @@ impl TrustSources {
     }
 
     async fn download(&self, url: &str, unix_socket: Option<&Path>) -> Result<bytes::Bytes, BootstrapError> {
-        let mut target = Url::parse(url).map_err(|e| BootstrapError::Url(e.to_string()))?;
+        let _: http::Uri =
+            url.parse().map_err(|e: http::uri::InvalidUri| BootstrapError::Url(e.to_string()))?;
+        let mut target = url.to_owned();
         let policy = TlsPolicy { require_pq_kem: self.options.require_pq_kem };
         let mut client = HttpsClient::new(TlsClient::web(policy)?);
         if let Some(socket) = unix_socket {
-            self.describe(&mut target);
+            target = self.described(url);
             client = client.over_unix_socket(socket);
         }
         self.announce();
         let from = unix_socket.map(|s| s.display().to_string()).unwrap_or_default();
         tracing::debug!("Server attestation url: {target} from: {from}");
-        match client.get(target.as_str()).await {
+        match client.get(&target).await {
             Ok(text) => Ok(text),
             Err(FetchError::Status(status)) => Err(BootstrapError::Refused(status.to_string())),
-            Err(source) => Err(BootstrapError::Fetch { url: target.into(), source }),
+            Err(source) => Err(BootstrapError::Fetch { url: target, source }),
         }
     }
 
     /// Tells the local service behind a unix socket what the bundle is for; parameters are in order of their
     /// names, as Go encodes them, and replace those of the same name in the configured URL.
-    fn describe(&self, target: &mut Url) {
+    fn described(&self, url: &str) -> String {
         let mode = if self.is_bootstrap() { "bootstrap" } else { "rebootstrap" };
         let started = self.started_text();
         let mut parameters: std::collections::BTreeMap<String, Vec<String>> =
             std::collections::BTreeMap::new();
-        for (name, value) in target.query_pairs() {
+        let url = url.split_once('#').map_or(url, |(url, _)| url);
+        let (start, query) = url.split_once('?').unwrap_or((url, ""));
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             parameters.entry(name.into_owned()).or_default().push(value.into_owned());
         }
         for (name, value) in [
@@ -246,11 +249,11 @@ impl TrustSources {
         ] {
             parameters.insert(name.to_owned(), vec![value]);
         }
-        let mut query = target.query_pairs_mut();
-        query.clear();
+        let mut query = form_urlencoded::Serializer::new(String::new());
         for (name, values) in &parameters {
             query.extend_pairs(values.iter().map(|value| (name, value)));
         }
+        format!("{start}?{}", query.finish())
     }
 
     fn announce(&self) {
