@@ -18,6 +18,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
     ("setpriv", "util-linux"),
+    ("mount", "mount"),
+    ("ip", "iproute2"),
 ];
 
 /// The version of the licence and dependency checker that `deny.toml` is written for.

@@ -2,6 +2,7 @@
 
 mod agents;
 mod crash;
+mod dev;
 mod harness;
 mod interop;
 mod namespaces;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let cases: Vec<Case> = [
         agents::cases(),
         crash::cases(),
+        dev::cases(),
         interop::cases(),
         namespaces::cases(),
         peers::cases(),
