@@ -184,7 +184,7 @@ fn health_config(config: &AgentConfig) -> HealthConfig {
     }
 }
 
-/// Serves health checks once the agent has its entries: before, there is nothing to check.
+/// Serves health checks once the agent has started: before, there is nothing to check.
 async fn serve_health(
     config: HealthConfig,
     checks: HealthChecks,
@@ -196,7 +196,7 @@ async fn serve_health(
             () = stop.cancelled() => return,
             event = watch.recv() => match event {
                 // What was lost may have been it, and checks that come early do no harm.
-                Ok(Event::Synced { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => break,
+                Ok(Event::Started) | Err(broadcast::error::RecvError::Lagged(_)) => break,
                 Err(broadcast::error::RecvError::Closed) => return,
                 Ok(_) => {}
             },

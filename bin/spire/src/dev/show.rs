@@ -54,6 +54,8 @@ fn text(event: &Event) -> Option<String> {
             format!("attested  process {pid}: {}", ids.join(", "))
         }
         Event::BundleChanged(trust_domain) => format!("changed   bundle of {trust_domain}"),
-        Event::Synced { .. } | Event::PushConnected | Event::Listening { .. } => return None,
+        Event::Synced { .. } | Event::PushConnected | Event::Listening { .. } | Event::Started => {
+            return None;
+        }
     })
 }

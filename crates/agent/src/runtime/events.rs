@@ -39,6 +39,8 @@ pub enum Event {
         /// Its socket.
         socket_path: PathBuf,
     },
+    /// The agent has started: it serves whatever it is to serve, and its health can be asked.
+    Started,
     /// A workload's X.509-SVID was signed.
     X509Issued {
         /// For this entry.

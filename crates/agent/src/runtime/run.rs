@@ -70,6 +70,7 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     let incoming = socket.bind()?;
     let (core, health) = core;
     health.started(incoming.is_some().then_some(attestation));
+    core.emit(|| Event::Started);
     // The APIs stop with the tasks, whichever ends first.
     let stopping = shutdown.child_token();
     let apis = async {

@@ -85,8 +85,10 @@ impl Core {
 
     async fn fetch_wit(&self, entries: &[Arc<Entry>]) -> Result<Vec<(Arc<Entry>, HeldWit)>, CallError> {
         for entry in entries {
+            let held = self.wit.lock().lookup(&entry.id, entry.revision, self.clock.now());
+            let message = if held.is_some() { "Renewing WIT-SVID" } else { "Creating WIT-SVID" };
             tracing::info!(
-                subsystem_name = "manager", entry_id = %entry.id, spiffe_id = %entry.spiffe_id, "Creating WIT-SVID"
+                subsystem_name = "manager", entry_id = %entry.id, spiffe_id = %entry.spiffe_id, "{message}"
             );
         }
         let prepared = prepare(entries.to_vec(), self.options.workload_key_type).await?;

@@ -33,6 +33,8 @@ pub(super) struct Opened {
 struct Answer {
     message: Framed,
     next: Timestamp,
+    /// Each SVID's identity and end, for the log.
+    lifetimes: Vec<(SpiffeId, Timestamp)>,
 }
 
 impl Shared {
@@ -85,17 +87,15 @@ impl Shared {
         })?;
         let now = self.core.clock().now();
         let due = svids.iter().map(|(_, held)| held.renew_at).min().unwrap_or(now);
-        let soonest = now + RETRY;
-        // What was refused is asked for again; what is overdue could not be had just now.
-        let next = if svids.len() < entries.len() || due <= now { soonest } else { due };
-        Ok(Answer { message: Framed::new(&response(&svids)), next })
-    }
-
-    fn report_wit(&self, caller: Caller, served: &Served) {
-        self.core.emit(|| Event::WorkloadAttested {
-            pid: caller.pid,
-            identities: served.view.matches.iter().map(|m| m.entry.spiffe_id.clone()).collect(),
-        });
+        let retry = now + RETRY;
+        // What is overdue could not be had just now; what was refused is asked for again.
+        let next = match due <= now {
+            true => retry,
+            false if svids.len() < entries.len() => due.min(retry),
+            false => due,
+        };
+        let lifetimes = svids.iter().map(|(_, h)| (h.svid.spiffe_id.clone(), h.svid.expires_at)).collect();
+        Ok(Answer { message: Framed::new(&response(&svids)), next, lifetimes })
     }
 }
 
@@ -159,17 +159,20 @@ impl Follower {
     }
 
     fn report(&self) {
-        self.shared.report_wit(self.caller, &self.opened.served);
-        let ttl = seconds_left(self.opened.answer.next, self.shared.core.clock().now());
-        tracing::debug!(
-            subsystem_name = "endpoints",
-            service = "WorkloadAPI",
-            method = self.caller.rpc.name(),
-            pid = self.caller.pid,
-            registered = true,
-            ttl,
-            "Fetched WIT-SVIDs"
-        );
+        let core = &self.shared.core;
+        let lifetimes = &self.opened.answer.lifetimes;
+        core.emit(|| Event::WorkloadAttested {
+            pid: self.caller.pid,
+            identities: lifetimes.iter().map(|(id, _)| id.clone()).collect(),
+        });
+        let now = core.clock().now();
+        for (spiffe_id, expires_at) in lifetimes {
+            tracing::debug!(
+                subsystem_name = "endpoints", service = "WorkloadAPI", method = self.caller.rpc.name(),
+                pid = self.caller.pid, registered = true, count = lifetimes.len(), %spiffe_id,
+                ttl = seconds_left(*expires_at, now), "Fetched WIT SVID"
+            );
+        }
     }
 
     fn end(&mut self, status: Status) -> Status {
