@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use spire_compat::duration::GoDuration;
 use spire_core::pki::bundle_doc::{self, Reading};
 use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
@@ -152,10 +153,10 @@ impl TrustSources {
     /// [`StorageError`] when that cannot be stored.
     pub fn succeeded(&mut self) -> Result<(), StorageError> {
         if let Some(started) = self.state.started {
-            let elapsed = Duration::try_from(self.now() - started).unwrap_or_default();
+            let elapsed = GoDuration::from(Duration::try_from(self.now() - started).unwrap_or_default());
             tracing::info!(
                 Logger = "TrustBundleSources",
-                "Success after {elapsed:?} attempts={}",
+                "Success after {elapsed} attempts={}",
                 self.state.attempts
             );
         }
