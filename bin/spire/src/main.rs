@@ -4,9 +4,6 @@ mod dev;
 
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 const USAGE: &str = "Usage: spire <command>
 
 Commands:
