@@ -16,7 +16,8 @@ use spire_net::ratelimit::PerKeyLimiter;
 use spire_net::uds::PeerInfo;
 use spire_ports::observe::{Label, names};
 use spire_wire::workload::{
-    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, X509BundlesRequest, X509svidRequest,
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, X509BundlesRequest,
+    X509svidRequest,
 };
 use tonic::Status;
 use tonic::body::Body;
