@@ -33,7 +33,7 @@ impl Process {
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Memory that the process holds for itself (resident, without what it shares with files), in KiB.
+    /// Resident memory, pages of the binary included, in KiB.
     pub(crate) fn memory(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> Option<usize> {
