@@ -78,7 +78,8 @@ impl Layer {
         use Layer as L;
         match self {
             L::Pure | L::Xtask => false,
-            L::Ports => other.layer == L::Pure,
+            // Wire types stay at the edges, and ports are not one.
+            L::Ports => other.layer == L::Pure && !other.name.ends_with("wire"),
             L::Net => matches!(other.layer, L::Pure | L::Ports),
             L::Telemetry | L::Adapter | L::Plugin => matches!(other.layer, L::Pure | L::Ports | L::Net),
             L::Builtins => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Plugin),

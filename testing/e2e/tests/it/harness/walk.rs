@@ -35,8 +35,10 @@ impl Walk {
 
     /// A file of `testing/e2e/samples`, as `name` in the folder.
     pub(crate) fn sample(&self, sample: &str, name: &str) -> Result<()> {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(sample);
-        place::write(&self.path(name), &place::read(&from)?)
+        let Some((_, text)) = SAMPLES.iter().find(|(known, _)| *known == sample) else {
+            return Err(Error::new(format!("no sample {sample}")));
+        };
+        place::write(&self.path(name), text)
     }
 
     /// A line typed by root.
@@ -62,3 +64,14 @@ impl Walk {
         Daemon::spawn(name, shell)
     }
 }
+
+/// The samples are part of the test binary: a walkthrough has a `/tmp` of its own, and the checkout may be in the other one.
+const SAMPLES: &[(&str, &str)] = &[
+    ("000-agent.conf", include_str!("../../../samples/000-agent.conf")),
+    ("000-server-old.conf", include_str!("../../../samples/000-server-old.conf")),
+    ("000-server.conf", include_str!("../../../samples/000-server.conf")),
+    ("001-agent.conf", include_str!("../../../samples/001-agent.conf")),
+    ("001-server-old.conf", include_str!("../../../samples/001-server-old.conf")),
+    ("001-server.conf", include_str!("../../../samples/001-server.conf")),
+    ("upstream-ca.cnf", include_str!("../../../samples/upstream-ca.cnf")),
+];
