@@ -12,7 +12,8 @@ use spire_ports::observe::{HealthChecks, Metrics};
 use spire_ports::plugins::catalog::AgentCatalog;
 use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
 use spire_ports::plugins::{
-    self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, KeyManager, PluginType, WorkloadAttestor,
+    self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, Host, KeyManager, PluginType,
+    WorkloadAttestor,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +58,8 @@ pub enum RunError {
 pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToken) -> Result<(), RunError> {
     refuse_what_is_not_built(&config)?;
     runtime::prepare(&config.data_dir, assembly.version)?;
-    let plugins = Plugins::load(&config, &assembly.catalog).await?;
+    let plugins =
+        Plugins::load(&config, &assembly.catalog, Host::metrics_only(assembly.metrics.clone())).await?;
     let unloading = plugins.unloading;
     let deps = Deps {
         key_manager: plugins.key_manager,
@@ -96,8 +98,8 @@ struct Plugins {
 }
 
 impl Plugins {
-    async fn load(config: &AgentConfig, catalog: &AgentCatalog) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(config.trust_domain.clone());
+    async fn load(config: &AgentConfig, catalog: &AgentCatalog, host: Host) -> Result<Self, LoadError> {
+        let mut loaded = Loaded::new(config.trust_domain.clone(), host);
         for plugin in &config.plugins {
             loaded.add(plugin, catalog).await?;
         }
@@ -129,9 +131,9 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(trust_domain: TrustDomain) -> Self {
+    fn new(trust_domain: TrustDomain, host: Host) -> Self {
         Self {
-            loader: Loader::new(trust_domain),
+            loader: Loader::new(trust_domain, host),
             key_managers: Vec::new(),
             node_attestors: Vec::new(),
             workload_attestors: Vec::new(),

@@ -10,11 +10,12 @@ use super::settings::Settings;
 use super::{Docker, build};
 
 fn configuration(data: &str) -> Configuration {
-    Configuration {
-        plugin: (PluginType::WorkloadAttestor, "docker".to_owned()),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        data: Some(hcl::parse(data).unwrap().into()),
-    }
+    let data = Some(hcl::parse(data).unwrap().into());
+    Configuration::new(
+        (PluginType::WorkloadAttestor, "docker"),
+        TrustDomain::parse("example.org").unwrap(),
+        data,
+    )
 }
 
 #[tokio::test]

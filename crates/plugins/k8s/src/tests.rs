@@ -8,11 +8,12 @@ use spire_ports::plugins::{ErrorKind, PluginType, WorkloadAttestor as _};
 use super::{Kubernetes, build};
 
 fn configuration(data: &str) -> Configuration {
-    Configuration {
-        plugin: (PluginType::WorkloadAttestor, "k8s".to_owned()),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        data: Some(hcl::parse(data).unwrap().into()),
-    }
+    let data = Some(hcl::parse(data).unwrap().into());
+    Configuration::new(
+        (PluginType::WorkloadAttestor, "k8s"),
+        TrustDomain::parse("example.org").unwrap(),
+        data,
+    )
 }
 
 fn broker(policy: &str, brokers: &str) -> String {

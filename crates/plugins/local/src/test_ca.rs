@@ -84,11 +84,8 @@ pub(crate) fn pem_of(certificates: &[&Certificate]) -> String {
 }
 
 pub(crate) fn configuration(plugin_type: PluginType, name: &str, data: &str) -> Configuration {
-    Configuration {
-        plugin: (plugin_type, name.to_owned()),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        data: Some(hcl::parse(data).unwrap().into()),
-    }
+    let data = Some(hcl::parse(data).unwrap().into());
+    Configuration::new((plugin_type, name), TrustDomain::parse("example.org").unwrap(), data)
 }
 
 /// The code and the text of a refusal.

@@ -13,7 +13,7 @@ use spire_compat::hcl::{Body, DecodeError, Fragment};
 use spire_core::spiffe::TrustDomain;
 
 use super::{
-    AgentNodeAttestor, BundlePublisher, CredentialComposer, Error, ErrorKind, KeyManager, NodeAttestor,
+    AgentNodeAttestor, BundlePublisher, CredentialComposer, Error, ErrorKind, Host, KeyManager, NodeAttestor,
     Notifier, PluginType, Result, SvidStore, UpstreamAuthority, WorkloadAttestor,
 };
 
@@ -26,9 +26,16 @@ pub struct Configuration {
     pub trust_domain: TrustDomain,
     /// `plugin_data` as written; `None` when there is none.
     pub data: Option<Fragment>,
+    /// What the plugin may ask of the server or agent. Services may start only after the plugin was made.
+    pub host: Host,
 }
 
 impl Configuration {
+    /// A configuration of a plugin that asks nothing of its host.
+    pub fn new(plugin: (PluginType, &str), trust_domain: TrustDomain, data: Option<Fragment>) -> Self {
+        Self { plugin: (plugin.0, plugin.1.to_owned()), trust_domain, data, host: Host::none() }
+    }
+
     /// A refusal of this configuration, as the plugin says it.
     pub fn invalid(&self, message: impl Into<String>) -> Error {
         self.error(ErrorKind::InvalidArgument, message)

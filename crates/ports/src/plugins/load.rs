@@ -8,8 +8,8 @@ use spire_compat::config::{PluginConfig, PluginData};
 use spire_compat::hcl::{self, Fragment};
 use spire_core::spiffe::TrustDomain;
 
-use super::PluginType;
 use super::catalog::{Builtins, Configuration};
+use super::{Host, PluginType};
 
 /// Why the plugins could not be loaded. Each is logged where it happens; the text is the reference's.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +60,15 @@ pub enum Count {
 #[derive(Debug)]
 pub struct Loader {
     trust_domain: TrustDomain,
+    host: Host,
     counts: BTreeMap<&'static str, usize>,
     loaded: Vec<(&'static str, PluginConfig)>,
 }
 
 impl Loader {
-    /// A loader for the plugins of a server or agent of the trust domain.
-    pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, counts: BTreeMap::new(), loaded: Vec::new() }
+    /// A loader for the plugins of a server or agent of the trust domain, which may ask this of it.
+    pub fn new(trust_domain: TrustDomain, host: Host) -> Self {
+        Self { trust_domain, host, counts: BTreeMap::new(), loaded: Vec::new() }
     }
 
     /// Makes one plugin of the type; `None` if it is disabled.
@@ -100,6 +101,7 @@ impl Loader {
             plugin: (kind, config.name.clone()),
             trust_domain: self.trust_domain.clone(),
             data: read_data(&config.data).map_err(refused)?,
+            host: self.host.clone(),
         };
         let plugin = (builtin.make)(configuration).await.map_err(|error| {
             // The reference configures built-in plugins over gRPC too, and shows that error as it is.

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod conformance;
 mod credential_composer;
 mod error;
+mod host;
 mod key_manager;
 pub mod load;
 mod node_attestor;
@@ -25,9 +26,12 @@ pub use credential_composer::{
     CredentialComposer, JwtSvidAttributes, NameAttribute, X509CaAttributes, X509SvidAttributes,
 };
 pub use error::{Error, ErrorKind, PluginType, Result};
+pub use host::{AgentStore, Host, HostError, IdentityProvider, LateBound, X509Identity};
 pub use key_manager::{Key, KeyManager};
 pub use node_attestor::{Attestation, Challenger, NodeAttestor};
 pub use notifier::Notifier;
 pub use svid_store::{StoredSvid, SvidStore};
-pub use upstream_authority::{JwtAuthorityUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates};
+pub use upstream_authority::{
+    JwtAuthorityUpdates, LocalBundle, LocalBundleUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
+};
 pub use workload_attestor::WorkloadAttestor;

@@ -4,6 +4,7 @@
 //! API, listeners), runs the background tasks beside them and ends when it is told to or when a part fails. The binary
 //! gives it the concrete store and plugins.
 
+mod host;
 mod listen;
 mod plugins;
 mod tasks;
@@ -30,6 +31,7 @@ use crate::ca::{Authorities, CaConfig, CaError, CaPorts, ServerSvid};
 use crate::clock::{Clock, SystemClock};
 use crate::config::ServerConfig;
 use crate::entries::{Intervals, LiveEntries};
+use host::HostServices;
 use plugins::Plugins;
 
 pub use listen::ListenError;
@@ -138,6 +140,7 @@ pub async fn run(
     create_data_dir(&config.data_dir)?;
     let opened = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
     tracing::info!(reconfigurable = false, subsystem_name = "catalog", "Configured DataStore");
+    let host = HostServices::new(opened.store.clone(), assembly.metrics.clone());
     let parts = Parts {
         store: opened.store,
         metrics: assembly.metrics,
@@ -145,11 +148,12 @@ pub async fn run(
         launch_log_level: assembly.launch_log_level,
         health: assembly.health,
     };
-    let served = match Plugins::load(&config, &assembly.catalog).await {
+    let served = match Plugins::load(&config, &assembly.catalog, host.host()).await {
         Ok(mut plugins) => {
             let unloading = std::mem::take(&mut plugins.unloading);
             // Boxed: starting takes more of the stack than serving.
-            let served = Box::pin(serve(&config, parts, plugins, ready, stop)).await;
+            let served = Box::pin(serve(&config, parts, plugins, &host, ready, stop)).await;
+            host.release();
             unloading.log();
             served
         }
@@ -175,6 +179,7 @@ async fn serve(
     config: &ServerConfig,
     parts: Parts,
     plugins: Plugins,
+    host: &HostServices,
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
@@ -186,6 +191,7 @@ async fn serve(
     ports.composers = plugins.credential_composers;
     let authorities = Authorities::start(ca_config(config), ports).await?;
     let svid = ServerSvid::start(authorities.clone()).await?;
+    host.bind_identity(svid.clone(), authorities.bundle_changes().clone());
     let identity = Identity::empty();
     listen::show(&identity, &svid.current())?;
     let entries = load_entries(config, &store, &clock).await?;

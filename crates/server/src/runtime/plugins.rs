@@ -8,7 +8,8 @@ use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::ServerCatalog;
 use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
 use spire_ports::plugins::{
-    BundlePublisher, CredentialComposer, KeyManager, NodeAttestor, Notifier, PluginType, UpstreamAuthority,
+    BundlePublisher, CredentialComposer, Host, KeyManager, NodeAttestor, Notifier, PluginType,
+    UpstreamAuthority,
 };
 
 use crate::config::ServerConfig;
@@ -36,8 +37,12 @@ impl Plugins {
     ///
     /// # Errors
     /// [`LoadError`], the first that happens.
-    pub(super) async fn load(config: &ServerConfig, catalog: &ServerCatalog) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(config.trust_domain.clone());
+    pub(super) async fn load(
+        config: &ServerConfig,
+        catalog: &ServerCatalog,
+        host: Host,
+    ) -> Result<Self, LoadError> {
+        let mut loaded = Loaded::new(config.trust_domain.clone(), host);
         for plugin in &config.plugins {
             loaded.add(plugin, catalog).await?;
         }
@@ -67,7 +72,7 @@ pub async fn validate(
     catalog: &ServerCatalog,
 ) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
     let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut loaded = Loaded::new(config.trust_domain.clone());
+    let mut loaded = Loaded::new(config.trust_domain.clone(), Host::none());
     for plugin in &config.plugins {
         match loaded.add(plugin, catalog).await {
             Err(LoadError::Configure { reason, .. }) => {
@@ -94,9 +99,9 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(trust_domain: TrustDomain) -> Self {
+    fn new(trust_domain: TrustDomain, host: Host) -> Self {
         Self {
-            loader: Loader::new(trust_domain),
+            loader: Loader::new(trust_domain, host),
             key_managers: Vec::new(),
             node_attestors: BTreeMap::new(),
             upstream_authorities: Vec::new(),

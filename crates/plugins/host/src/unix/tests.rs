@@ -15,11 +15,12 @@ use super::process::{Process, Status, parse_status};
 use super::{Attestor, Settings, Unix, build};
 
 fn configuration(data: &str) -> Configuration {
-    Configuration {
-        plugin: (PluginType::WorkloadAttestor, "unix".to_owned()),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        data: Some(hcl::parse(data).unwrap().into()),
-    }
+    let data = Some(hcl::parse(data).unwrap().into());
+    Configuration::new(
+        (PluginType::WorkloadAttestor, "unix"),
+        TrustDomain::parse("example.org").unwrap(),
+        data,
+    )
 }
 
 async fn attest(attestor: &dyn WorkloadAttestor, pid: u32) -> Vec<String> {

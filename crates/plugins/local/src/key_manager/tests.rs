@@ -14,11 +14,8 @@ use spire_ports::plugins::{Error, ErrorKind, KeyManager, PluginType, conformance
 use super::{agent_disk, memory, server_disk};
 
 fn configuration(name: &str, data: &str) -> Configuration {
-    Configuration {
-        plugin: (PluginType::KeyManager, name.to_owned()),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        data: Some(hcl::parse(data).unwrap().into()),
-    }
+    let data = Some(hcl::parse(data).unwrap().into());
+    Configuration::new((PluginType::KeyManager, name), TrustDomain::parse("example.org").unwrap(), data)
 }
 
 async fn server(path: &Path) -> Result<Arc<dyn KeyManager>, Error> {
