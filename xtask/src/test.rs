@@ -20,6 +20,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
+    ("pebble", "pebble"),
+    ("curl", "curl"),
 ];
 
 /// The version of the licence and dependency checker that `deny.toml` is written for.

@@ -1,4 +1,4 @@
-//! A bounded GET, for documents such as a trust bundle: over HTTPS, or HTTP through a unix socket.
+//! Bounded requests, for documents such as a trust bundle: over HTTPS, or HTTP through a unix socket.
 //!
 //! No redirects, no compression, no connection reuse: one request, one answer of bounded size within a
 //! deadline.
@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use spire_core::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::tls::{DialError, TlsClient, TlsConnector, UnixConnector};
@@ -26,6 +27,7 @@ pub const DOCUMENT_SIZE_MAX: usize = 4 << 20;
 pub struct HttpsClient {
     tls: TlsClient,
     unix_socket: Option<PathBuf>,
+    public_only: bool,
 }
 
 /// Why a document could not be fetched.
@@ -39,8 +41,8 @@ pub enum FetchError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// The server could not be reached, or not trusted.
-    #[error("Get \"{url}\": {source}")]
+    /// The server could not be reached, or not trusted. The text is that of Go's `net/http`.
+    #[error("Get \"{url}\": {}", source.http_text())]
     Dial {
         /// As given.
         url: String,
@@ -48,7 +50,7 @@ pub enum FetchError {
         source: DialError,
     },
     /// The connection broke, or what came was no HTTP.
-    #[error("Get \"{url}\": {source}")]
+    #[error("Get \"{url}\": {}", http_text(source))]
     Http {
         /// As given.
         url: String,
@@ -69,10 +71,31 @@ pub enum FetchError {
     Timeout(String),
 }
 
+impl FetchError {
+    /// The SPIFFE ID of a server that should have been one of the web and showed an SVID.
+    pub fn spiffe_server(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Dial { source, .. } => source.spiffe_server(),
+            _ => None,
+        }
+    }
+}
+
+/// Go's words; nothing of what the server sent is in them.
+fn http_text(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() {
+        "EOF".to_owned()
+    } else if error.is_parse() {
+        "net/http: HTTP/1.x transport connection broken: malformed HTTP response".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
 impl HttpsClient {
     /// A client that trusts as `tls` says ([`TlsClient::web`] or [`TlsClient::spiffe_https`]) and dials TCP.
     pub fn new(tls: TlsClient) -> Self {
-        Self { tls, unix_socket: None }
+        Self { tls, unix_socket: None, public_only: false }
     }
 
     /// Dials this unix socket whatever the URL's host is (`trust_bundle_unix_socket`); an `http` URL is
@@ -81,17 +104,53 @@ impl HttpsClient {
         Self { unix_socket: Some(path.into()), ..self }
     }
 
+    /// Refuses servers whose address is not of the public internet, whatever their name says.
+    pub fn public_only(self, public_only: bool) -> Self {
+        Self { public_only, ..self }
+    }
+
     /// The body of a 200 answer.
+    ///
+    /// # Errors
+    /// [`FetchError`] says why there is none.
     pub async fn get(&self, url: &str) -> Result<Bytes, FetchError> {
-        tokio::time::timeout(FETCH_TIMEOUT, self.fetch(url))
+        let request = |uri: Uri| Request::get(uri).body(Full::default());
+        let uri = url.parse().map_err(|_| FetchError::Url { url: url.to_owned(), reason: "not a URL" })?;
+        let request =
+            request(uri).map_err(|_| FetchError::Url { url: url.to_owned(), reason: "not a URL" })?;
+        Ok(self.bounded(request, url, Wanted::Document).await?.into_body())
+    }
+
+    /// The answer to any request, whatever its status. The request's URI is an absolute URL.
+    ///
+    /// # Errors
+    /// [`FetchError`] where there is no answer.
+    pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
+        let url = request.uri().to_string();
+        self.bounded(request.map(Full::new), &url, Wanted::Anything).await
+    }
+
+    async fn bounded(
+        &self,
+        request: Request<Full<Bytes>>,
+        url: &str,
+        wanted: Wanted,
+    ) -> Result<Response<Bytes>, FetchError> {
+        // Boxed: a TLS handshake takes a lot of the stack.
+        tokio::time::timeout(FETCH_TIMEOUT, Box::pin(self.fetch(request, url, wanted)))
             .await
             .unwrap_or_else(|_| Err(FetchError::Timeout(url.to_owned())))
     }
 
-    async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
+    async fn fetch(
+        &self,
+        request: Request<Full<Bytes>>,
+        url: &str,
+        wanted: Wanted,
+    ) -> Result<Response<Bytes>, FetchError> {
         let bad = |reason| FetchError::Url { url: url.to_owned(), reason };
         let dial_error = |source| FetchError::Dial { url: url.to_owned(), source };
-        let uri: Uri = url.parse().map_err(|_| bad("not a URL"))?;
+        let uri = request.uri();
         let encrypted = match uri.scheme_str() {
             Some("https") => true,
             Some("http") if self.unix_socket.is_some() => false,
@@ -102,24 +161,39 @@ impl HttpsClient {
         match &self.unix_socket {
             None => {
                 let port = uri.port_u16().unwrap_or(443);
-                let dial = TlsConnector::new(self.tls.clone()).dial(host.to_owned(), port);
-                exchange(dial.await.map_err(dial_error)?, url, &uri).await
+                let connector = TlsConnector::new(self.tls.clone()).public_only(self.public_only);
+                let io = connector.dial(host.to_owned(), port).await.map_err(dial_error)?;
+                exchange(io, url, request, wanted).await
             }
             Some(path) => {
                 let socket = UnixConnector::new(path).dial().await.map_err(dial_error)?;
                 if !encrypted {
-                    return exchange(socket, url, &uri).await;
+                    return exchange(socket, url, request, wanted).await;
                 }
                 let name = ServerName::try_from(host.to_owned()).map_err(|_| bad("not a host name"))?;
                 let connector = tokio_rustls::TlsConnector::from(self.tls.config());
                 let stream = connector.connect(name, socket).await;
-                exchange(stream.map_err(|e| dial_error(DialError::Handshake(e)))?, url, &uri).await
+                exchange(stream.map_err(|e| dial_error(DialError::Handshake(e)))?, url, request, wanted).await
             }
         }
     }
 }
 
-async fn exchange<S>(io: S, url: &str, uri: &Uri) -> Result<Bytes, FetchError>
+/// Which answers are read.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// Only one with the status 200.
+    Document,
+    /// Each.
+    Anything,
+}
+
+async fn exchange<S>(
+    io: S,
+    url: &str,
+    mut request: Request<Full<Bytes>>,
+    wanted: Wanted,
+) -> Result<Response<Bytes>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -127,25 +201,27 @@ where
     let bad = |reason| FetchError::Url { url: url.to_owned(), reason };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let host = uri.authority().map_or("", |authority| match authority.as_str().rsplit_once('@') {
+    let host = request.uri().authority().map_or("", |authority| match authority.as_str().rsplit_once('@') {
         Some((_, host)) => host,
         None => authority.as_str(),
     });
-    let request = Request::get(target)
-        .header(header::HOST, host)
-        .header(header::USER_AGENT, "spire")
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| bad("not a URL"))?;
+    let host = HeaderValue::from_str(host).map_err(|_| bad("not a host name"))?;
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let target = target.parse().map_err(|_| bad("not a URL"))?;
+    *request.uri_mut() = target;
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, host);
+    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static("spire"));
     let answer = async {
-        let response = sender.send_request(request).await.map_err(failed)?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
+        let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
+        if matches!(wanted, Wanted::Document) && head.status != StatusCode::OK {
+            return Err(FetchError::Status(head.status));
         }
-        let body = Limited::new(response.into_body(), DOCUMENT_SIZE_MAX).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        let body = Limited::new(body, DOCUMENT_SIZE_MAX).collect().await;
+        let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Body(error) }
-        })
+        })?;
+        Ok(Response::from_parts(head, body.to_bytes()))
     };
     // The connection only moves while it is polled; it ends with this function.
     tokio::pin!(answer);

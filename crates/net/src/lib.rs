@@ -6,7 +6,9 @@
 //! | [`AuthorityGuard`] | lets in gRPC clients whose `:authority` our HTTP/2 library refuses |
 //! | [`tls`] | mutual TLS with SPIFFE verification, both sides; identities that change while running |
 //! | [`grpc`] | tonic servers and channels with grpc-go's settings; graceful stop |
-//! | [`https`] | a bounded GET for bundles |
+//! | [`https`] | bounded requests, a GET for bundles |
+//! | [`http_server`] | a few documents over HTTPS for anybody |
+//! | [`acme`] | a serving certificate from an ACME authority |
 //! | [`ratelimit`] | Go's token buckets, by caller |
 //!
 //! Handlers learn of their connection through request extensions:
@@ -17,11 +19,14 @@
 //! Limits hold from the first octet: connections, handshakes, header blocks and waits all have bounds, each
 //! a constant that says why.
 
+pub mod acme;
+mod address;
 mod authority;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
 mod hpack;
+pub mod http_server;
 pub mod https;
 pub mod ratelimit;
 pub mod tls;

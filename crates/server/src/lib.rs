@@ -6,6 +6,7 @@
 //! | [`ca`] | authorities, signing, the server's own SVID |
 //! | [`entries`] | the live view of entries and agents, and the writes that change it |
 //! | [`attest`] | node attestation |
+//! | [`federation`] | our bundle for other trust domains, and theirs for us |
 //! | [`runtime`] | a whole server, from a configuration to listeners |
 //! | [`api`] | the services, a module each; callers proven by types |
 //!
@@ -17,6 +18,7 @@ pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod entries;
+pub mod federation;
 pub(crate) mod push;
 pub mod runtime;
 

@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::error::AgentError;
 use super::events::{Event, Events};
 use super::identities::Identities;
-use super::keys::{SvidKeys, TlsKey};
+use super::keys::SvidKeys;
 use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options};
 use super::storage::Storage;
 use super::trust::{Trust, certificates};
@@ -210,7 +210,7 @@ impl Core {
     }
 
     fn show(&self, svid: &AgentSvid) -> Result<(), AgentError> {
-        let key = TlsKey::signer(Arc::clone(&svid.key));
+        let key = spire_net::tls::key_signer(Arc::clone(&svid.key));
         self.identity.replace_signer(&svid.chain, key).map_err(|e| AgentError::Identity(e.to_string()))
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,7 +22,9 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::peer::{SpiffeVerifier, with_peer};
-use super::{ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer};
+use super::{
+    ALPN_ACME, ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer,
+};
 use spire_compat::errno::errno_text;
 
 /// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a
@@ -35,6 +37,9 @@ const HANDSHAKES_MAX: usize = 1024;
 
 /// Handshakes in progress for one address: room for the agents behind one NAT, a quarter of all places.
 const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
+
+/// Part of this process's files that a listener beside the API may take: a flood of it must leave room for agents.
+const SIDE_LISTENER_SHARE: usize = 8;
 
 /// First and longest pause after accept fails; grpc-go's numbers.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -79,11 +84,27 @@ impl ServerTls {
 
     /// For HTTPS, such as the bundle endpoint: HTTP/1.1 and 2, clients show nothing.
     pub fn https(identity: Arc<Identity>, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
+        Self::web(identity, policy, &[ALPN_H2, ALPN_HTTP11])
+    }
+
+    /// As [`ServerTls::https`], for a resolver that also answers an ACME authority.
+    pub(crate) fn https_acme(
+        resolver: Arc<dyn ResolvesServerCert>,
+        policy: TlsPolicy,
+    ) -> Result<Self, TlsSetupError> {
+        Self::web(resolver, policy, &[ALPN_H2, ALPN_HTTP11, ALPN_ACME])
+    }
+
+    fn web(
+        resolver: Arc<dyn ResolvesServerCert>,
+        policy: TlsPolicy,
+        alpn: &[&[u8]],
+    ) -> Result<Self, TlsSetupError> {
         let config = ServerConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())?
             .with_no_client_auth()
-            .with_cert_resolver(identity);
-        Ok(Self::finish(config, &[ALPN_H2, ALPN_HTTP11]))
+            .with_cert_resolver(resolver);
+        Ok(Self::finish(config, alpn))
     }
 
     fn finish(mut config: ServerConfig, alpn: &[&[u8]]) -> Self {
@@ -110,6 +131,15 @@ impl ServerTls {
             pause: PAUSE_MIN,
             sleep: None,
         }
+    }
+
+    /// As [`ServerTls::incoming`], with at most `max` connections and an eighth of the files that this process may
+    /// open: for a listener beside the API.
+    pub fn incoming_limited(&self, listener: TcpListener, max: usize) -> TlsIncoming {
+        let mut incoming = self.incoming(listener);
+        let share = incoming.open.available_permits() / SIDE_LISTENER_SHARE;
+        incoming.open = Arc::new(Semaphore::new(max.min(share).max(8)));
+        incoming
     }
 
     async fn handshake(self, tcp: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<TlsConnection> {
@@ -189,7 +219,7 @@ impl TlsIncoming {
     }
 
     fn start(&mut self, tcp: TcpStream, remote: SocketAddr) {
-        let Some(place) = Addresses::enter(&self.addresses, remote.ip()) else {
+        let Some(place) = Addresses::enter(&self.addresses, remote.ip(), HANDSHAKES_PER_ADDRESS_MAX) else {
             tracing::debug!(caller_addr = %remote, "Too many handshakes of one address");
             return;
         };
@@ -231,22 +261,24 @@ impl Stream for TlsIncoming {
     }
 }
 
-/// Handshakes in progress by address.
+/// Handshakes or connections by address.
 #[derive(Debug, Default)]
-struct Addresses {
+pub(crate) struct Addresses {
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-struct AddressPlace {
+/// Held for as long as one of them lasts.
+pub(crate) struct AddressPlace {
     addresses: Arc<Addresses>,
     address: IpAddr,
 }
 
 impl Addresses {
-    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<AddressPlace> {
+    /// A place for one more, unless `address` has `max` already.
+    pub(crate) fn enter(this: &Arc<Self>, address: IpAddr, max: usize) -> Option<AddressPlace> {
         let mut counts = this.counts.lock();
         let count = counts.entry(address).or_insert(0);
-        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
+        if *count >= max {
             return None;
         }
         *count += 1;
@@ -308,6 +340,11 @@ impl TlsConnection {
     /// Whether HTTP/2 was negotiated; on a gRPC listener always.
     pub fn is_http2(&self) -> bool {
         self.stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)
+    }
+
+    /// Whether it is an ACME authority's look at a challenge, which ends with the handshake.
+    pub(crate) fn is_acme(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(ALPN_ACME)
     }
 }
 

@@ -8,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use spire_core::spiffe::SpiffeId;
 
 use super::peer::{SpiffeVerifier, UnverifiedServer};
+use super::web::WebVerifier;
 use super::{ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource};
 
 /// A client's side of TLS. Cheap to clone.
@@ -61,13 +62,8 @@ impl TlsClient {
     }
 
     pub(crate) fn web_with_roots(roots: RootCertStore, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
-        let mut config = ClientConfig::builder_with_provider(policy.provider())
-            .with_protocol_versions(policy.versions())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
-        config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config) })
+        let verifier = WebVerifier::new(roots, policy.provider());
+        Self::custom(Arc::new(verifier), None, policy, &[ALPN_HTTP11])
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {

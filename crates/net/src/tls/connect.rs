@@ -15,12 +15,15 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
+use spire_core::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
+use super::web::WebError;
 use super::{ALPN_H2, TlsClient};
+use crate::address;
 use spire_compat::errno::errno_text;
 
 /// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
@@ -65,9 +68,36 @@ pub enum DialError {
     Preface(io::Error),
     /// The URI has no host.
     BadTarget(String),
+    /// The address is not one of the public internet, and others are refused by configuration.
+    Private {
+        /// The address as shown.
+        address: String,
+    },
 }
 
 impl DialError {
+    /// What Go's `net/http` says, which has nothing around it.
+    pub(crate) fn http_text(&self) -> String {
+        match self {
+            Self::Handshake(error) | Self::Preface(error) => handshake_text(error),
+            other => {
+                let text = other.description();
+                text.strip_prefix("transport: Error while dialing: ").map_or(text.clone(), str::to_owned)
+            }
+        }
+    }
+
+    /// The SPIFFE ID of a server that was dialled as a web server but showed an SVID.
+    pub(crate) fn spiffe_server(&self) -> Option<&SpiffeId> {
+        let Self::Handshake(error) = self else { return None };
+        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+                other.0.downcast_ref::<WebError>()?.spiffe_id.as_ref()
+            }
+            _ => None,
+        }
+    }
+
     /// The text within the quotes.
     fn description(&self) -> String {
         match self {
@@ -81,6 +111,11 @@ impl DialError {
             }
             Self::Timeout { address } => {
                 format!("transport: Error while dialing: dial tcp {address}: i/o timeout")
+            }
+            Self::Private { address } => {
+                format!(
+                    "transport: Error while dialing: dial tcp {address}: not a public address, which are the only ones allowed"
+                )
             }
             Self::Handshake(error) => {
                 format!("transport: authentication handshake failed: {}", handshake_text(error))
@@ -110,7 +145,7 @@ impl Error for DialError {
             | Self::Lookup { source, .. }
             | Self::Handshake(source)
             | Self::Preface(source) => Some(source),
-            Self::Timeout { .. } | Self::NoAlpn | Self::BadTarget(_) => None,
+            Self::Timeout { .. } | Self::NoAlpn | Self::BadTarget(_) | Self::Private { .. } => None,
         }
     }
 }
@@ -165,12 +200,19 @@ fn alert_text(alert: AlertDescription) -> String {
 pub struct TlsConnector {
     tls: TlsClient,
     attempts: Arc<AtomicUsize>,
+    public_only: bool,
 }
 
 impl TlsConnector {
     /// A connector that trusts as `tls` says.
     pub fn new(tls: TlsClient) -> Self {
-        Self { tls, attempts: Arc::default() }
+        Self { tls, attempts: Arc::default(), public_only: false }
+    }
+
+    /// Refuses addresses that are not of the public internet. What counts is the address that is dialled, so a name
+    /// that resolves to another one at the next look is of no use.
+    pub(crate) fn public_only(self, public_only: bool) -> Self {
+        Self { public_only, ..self }
     }
 
     /// Connects and gives the stream; whether HTTP/2 was negotiated is checked if it was all that we offered.
@@ -208,6 +250,10 @@ impl TlsConnector {
         addresses.rotate_left(first);
         let mut failure = lookup(io::ErrorKind::NotFound.into());
         for address in addresses {
+            if self.public_only && !address::is_public(address.ip()) {
+                failure = DialError::Private { address: address.to_string() };
+                continue;
+            }
             match TcpStream::connect(address).await {
                 Ok(tcp) => return Ok(tcp),
                 Err(source) => {

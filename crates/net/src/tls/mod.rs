@@ -4,7 +4,8 @@
 //!   deadline and bounds, and each connection carries a [`TlsInfo`] with the [`VerifiedPeer`], if the
 //!   client showed a certificate.
 //! - [`TlsConnector`] dials for a tonic client; [`TlsClient`] says whom it trusts.
-//! - [`Identity`] is what we show, and may change at any time.
+//! - [`Identity`] is what we show, and may change at any time; [`CertificateFiles`] follow files on disk, and
+//!   [`key_signer`] uses a key that stays with its KeyManager.
 //!
 //! One crypto library, named explicitly; TLS 1.2 at least; no session tickets and no resumption, since
 //! trust may change between two connections and each must be verified against the authorities of its
@@ -13,10 +14,13 @@
 mod accept;
 mod client;
 mod connect;
+mod files;
 mod identity;
+mod key;
 mod peer;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -28,10 +32,13 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 
+pub(crate) use self::accept::Addresses;
 pub use self::accept::{ClientAuth, ServerTls, TlsConnection, TlsIncoming, TlsInfo};
 pub use self::client::TlsClient;
 pub use self::connect::{DialError, GrpcStream, TlsConnector, UnixConnector, dial_error};
+pub use self::files::{CertificateFiles, CertificateFilesError};
 pub use self::identity::{Identity, IdentityError};
+pub use self::key::key_signer;
 pub use self::peer::{PeerError, VerifiedPeer};
 
 /// ALPN name of HTTP/2, which gRPC is.
@@ -39,6 +46,9 @@ pub(crate) const ALPN_H2: &[u8] = b"h2";
 
 /// ALPN name of HTTP/1.1.
 pub(crate) const ALPN_HTTP11: &[u8] = b"http/1.1";
+
+/// ALPN name of an ACME authority that checks a challenge (RFC 8737, section 6.2).
+pub(crate) const ALPN_ACME: &[u8] = b"acme-tls/1";
 
 /// Gives the X.509 authorities in force, by trust domain. Asked at each handshake; must not block.
 pub trait TrustSource: fmt::Debug + Send + Sync {

@@ -18,6 +18,8 @@ pub struct FederationConfig {
     pub bundle_endpoint: Option<BundleEndpoint>,
     /// The static relationships, in file order.
     pub federates_with: Vec<FederatesWith>,
+    /// Whether bundle endpoints of others must have addresses of the public internet.
+    pub refuse_private_endpoints: bool,
 }
 
 /// Where we serve our own bundle.
@@ -125,7 +127,10 @@ pub(super) fn resolve(
     data_dir: &Path,
     notices: &mut Vec<Notice>,
 ) -> Result<FederationConfig, ConfigError> {
-    let mut out = FederationConfig::default();
+    let mut out = FederationConfig {
+        refuse_private_endpoints: federation.refuse_private_endpoints,
+        ..FederationConfig::default()
+    };
     if let Some(endpoint) = &federation.bundle_endpoint {
         out.bundle_endpoint = Some(bundle_endpoint(file, endpoint, data_dir, notices)?);
     }

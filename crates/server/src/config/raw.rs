@@ -132,6 +132,7 @@ pub struct RawLocalPolicy {
 pub struct RawFederation {
     pub bundle_endpoint: Option<RawBundleEndpoint>,
     pub federates_with: Vec<(String, RawFederatesWith)>,
+    pub refuse_private_endpoints: bool,
 }
 
 /// `federation.bundle_endpoint`
@@ -392,6 +393,8 @@ impl Reader<'_> {
             self.raw.notices.extend(config::ignored_keys("federates_with", &body));
             federation.federates_with.push((name, raw));
         }
+        // Ours; the reference passes over what it does not know here.
+        federation.refuse_private_endpoints = body.take_bool("refuse_private_endpoints")?.unwrap_or_default();
         self.raw.notices.extend(config::ignored_keys("federation", &body));
         Ok(Some(federation))
     }

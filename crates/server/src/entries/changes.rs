@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spire_core::spiffe::{Selectors, SpiffeId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::View;
@@ -46,6 +46,7 @@ pub struct Changes {
     marked: Mutex<Marked>,
     nudge: Notify,
     sequence: AtomicU64,
+    bundles: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +78,7 @@ impl Default for Changes {
             marked: Mutex::default(),
             nudge: Notify::new(),
             sequence: AtomicU64::new(random),
+            bundles: watch::Sender::new(()),
         }
     }
 }
@@ -103,6 +105,12 @@ impl Changes {
     pub fn bundle_changed(&self) {
         self.marked.lock().everybody |= BUNDLES;
         self.nudge();
+        self.bundles.send_replace(());
+    }
+
+    /// Wakes at each change of a bundle that was made through this server.
+    pub fn bundles(&self) -> watch::Receiver<()> {
+        self.bundles.subscribe()
     }
 
     /// Ends the streams of an agent that may no longer have any: it was banned or evicted.

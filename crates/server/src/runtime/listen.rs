@@ -66,7 +66,9 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
     tracing::debug!(subsystem_name = "endpoints", "Initializing API endpoints");
-    let tcp = bind_tcp(config, &identity, &authorities).await?;
+    let changes = authorities.bundle_changes().clone();
+    let trust = BundleTrust::new(config.trust_domain.clone(), changes, &config.admin_ids);
+    let tcp = bind_tcp(config, &identity, trust.clone()).await?;
     let unix = bind_unix(config)?;
     let address = tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), go_address);
     let on_tcp = Listener { network: "tcp", address };
@@ -94,10 +96,10 @@ pub(super) async fn serve(
             grpc::unix_server().add_routes(api.unix_routes()).serve_with_incoming_shutdown(unix, signal)
         }),
     );
-    let follow = follow_svid(svid, identity);
+    let follow = async { tokio::join!(follow_svid(svid, identity), trust.follow(&api.deps.live)) };
     let (tcp, unix) = tokio::select! {
         ended = async { tokio::join!(tcp, unix) } => ended,
-        () = follow => (Ok(Stopped::Gracefully), Ok(Stopped::Gracefully)),
+        _ = follow => (Ok(Stopped::Gracefully), Ok(Stopped::Gracefully)),
     };
     on_unix.stopped(unix)?;
     on_tcp.stopped(tcp)?;
@@ -171,15 +173,14 @@ async fn follow_svid(svid: Arc<ServerSvid>, identity: Arc<Identity>) {
 async fn bind_tcp(
     config: &ServerConfig,
     identity: &Arc<Identity>,
-    authorities: &Arc<Authorities>,
+    trust: Arc<BundleTrust>,
 ) -> Result<TlsIncoming, ListenError> {
-    let trust = BundleTrust::new(config.trust_domain.clone(), authorities.bundle_changes().clone());
     let authorize = Authorize::MemberOrOneOf {
         trust_domain: config.trust_domain.clone(),
         ids: config.admin_ids.iter().cloned().collect(),
     };
     let policy = TlsPolicy { require_pq_kem: config.experimental.require_pq_kem };
-    let clients = ClientAuth { trust: Arc::new(trust), authorize };
+    let clients = ClientAuth { trust, authorize };
     let tls = ServerTls::grpc(identity.clone(), clients, policy)?;
     let address = config.bind_address;
     tls.bind(address).await.map_err(|source| ListenError::Tcp { address, source })

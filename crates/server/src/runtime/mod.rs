@@ -4,6 +4,7 @@
 //! API, listeners), runs the background tasks beside them and ends when it is told to or when a part fails. The binary
 //! gives it the concrete store and plugins.
 
+mod federate;
 mod host;
 mod listen;
 mod plugins;
@@ -31,6 +32,8 @@ use crate::ca::{Authorities, CaConfig, CaError, CaPorts, ServerSvid};
 use crate::clock::{Clock, SystemClock};
 use crate::config::ServerConfig;
 use crate::entries::{Intervals, LiveEntries};
+use crate::federation::EndpointError;
+use federate::{Federating, FederatingParts};
 use host::HostServices;
 use plugins::Plugins;
 
@@ -111,6 +114,9 @@ pub enum RunError {
     /// A listener could not be made, or broke.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The bundle endpoint cannot be served.
+    #[error(transparent)]
+    BundleEndpoint(#[from] EndpointError),
     /// A setting that this server does not have yet.
     #[error("{key}: not built yet; remove it from the configuration or keep SPIRE for it")]
     NotBuilt {
@@ -186,6 +192,7 @@ async fn serve(
     let Parts { store, metrics, log, launch_log_level, health } = parts;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
+    let key_manager = plugins.key_manager.clone();
     let mut ports = CaPorts::new(&store, plugins.key_manager, metrics.clone(), clock.clone());
     ports.upstream = plugins.upstream_authority;
     ports.composers = plugins.credential_composers;
@@ -196,12 +203,23 @@ async fn serve(
     listen::show(&identity, &svid.current())?;
     let entries = load_entries(config, &store, &clock).await?;
     tracing::info!(launch_log_level, "Logger service configured");
+    let tasks = CancellationToken::new();
+    let _end_tasks_with_us = tasks.clone().drop_guard();
+    let federating = FederatingParts {
+        live: entries.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        authorities: authorities.clone(),
+        identity: identity.clone(),
+        key_manager,
+    };
+    let federating = Federating::start(config, federating, tasks.clone()).await?;
     let api = Api::new(Deps {
         live: entries.clone(),
         authorities: authorities.clone(),
         server_svid: svid.clone(),
         attestors: Arc::new(Attestors::new(plugins.node_attestors.into_values())),
-        federation: None,
+        federation: Some(federating.refresher()),
         log,
         metrics,
         clock: clock.clone(),
@@ -219,8 +237,6 @@ async fn serve(
     let _ = health.add(check::SERVER_CA, authorities.ca().clone());
     let _ = health.add(check::SERVER_CA_ROTATOR, authorities.clone());
 
-    let tasks = CancellationToken::new();
-    let _end_tasks_with_us = tasks.clone().drop_guard();
     let background = tasks::Background {
         entries,
         store,
@@ -233,10 +249,12 @@ async fn serve(
     };
     background.announce_bundle().await?;
     let running = tokio::spawn(background.run(tasks.clone()));
+    let federating = tokio::spawn(federating.run(tasks.clone()));
     let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
     tasks.cancel();
     // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
     let _ = running.await;
+    let _ = federating.await;
     Ok(served?)
 }
 
@@ -255,8 +273,6 @@ async fn load_entries(
 /// Refuses what the configuration may ask for and this server does not do yet, rather than doing without.
 fn refuse_what_is_not_built(config: &ServerConfig) -> Result<(), RunError> {
     let asked = [
-        ("server.federation.bundle_endpoint", config.federation.bundle_endpoint.is_some()),
-        ("server.federation.federates_with", !config.federation.federates_with.is_empty()),
         ("server.experimental.auth_opa_policy_engine", config.experimental.policy.is_some()),
         ("server.proxy_protocol_trusted_cidrs", !config.proxy_protocol_trusted_cidrs.is_empty()),
         ("server.profiling_enabled", config.profiling.enabled),

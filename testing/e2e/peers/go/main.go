@@ -25,7 +25,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peer serve|call|jwt|watch SOCKET [ARG...]"))
+		fail(fmt.Errorf("usage: peer serve|call|jwt|watch|validate|admin SOCKET [ARG...], or peer bundle|get URL [ARG...]"))
 	}
 	socket := workloadapi.WithAddr("unix://" + os.Args[2])
 	args := os.Args[3:]
@@ -39,6 +39,14 @@ func main() {
 		err = jwt(ctx, socket, args[0])
 	case "watch":
 		err = watch(ctx, socket)
+	case "validate":
+		err = validate(ctx, socket, args[0], args[1])
+	case "admin":
+		err = admin(ctx, socket, args[0], args[1], args[2])
+	case "bundle":
+		err = bundle(ctx, os.Args[2:])
+	case "get":
+		err = get(ctx, os.Args[2:])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}

@@ -3,6 +3,8 @@
 mod agents;
 mod crash;
 mod dev;
+mod federation;
+mod federation_web;
 mod harness;
 mod interop;
 mod namespaces;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         agents::cases(),
         crash::cases(),
         dev::cases(),
+        federation::cases(),
+        federation_web::cases(),
         interop::cases(),
         namespaces::cases(),
         peers::cases(),

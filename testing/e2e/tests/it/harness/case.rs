@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Root,
     /// The `openssl` command.
     Openssl,
+    /// An ACME authority.
+    Pebble,
     /// A client of the Workload API.
     Peer(peer::Peer),
 }
@@ -35,6 +37,7 @@ impl Need {
             Self::Namespaces => inside::missing(),
             Self::Root => (!rustix::process::getuid().is_root()).then(|| "not root".to_owned()),
             Self::Openssl => peer::missing_program("openssl"),
+            Self::Pebble => peer::missing_program("pebble"),
             Self::Peer(peer) => peer.missing(),
         }
     }

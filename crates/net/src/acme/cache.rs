@@ -1,0 +1,87 @@
+//! The folder in which account and chain outlive a restart, in the layout of Go's `autocert.DirCache`.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use spire_compat::errno::path_error;
+use spire_core::pki::{Certificate, pem};
+use zeroize::Zeroizing;
+
+use super::{AcmeError, blocking};
+
+/// The folder; it is made with the first file.
+#[derive(Debug, Clone)]
+pub(super) struct Cache(PathBuf);
+
+impl Cache {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// The chain for a name, in PEM, if there is one.
+    pub(super) async fn chain(&self, domain: &str) -> Option<Zeroizing<Vec<u8>>> {
+        self.read(domain).await
+    }
+
+    pub(super) async fn put_chain(&self, domain: &str, chain: &[Certificate]) -> Result<(), AcmeError> {
+        let text = pem::encode_certificates(chain.iter().map(|certificate| &certificate.der()[..]));
+        self.put(domain, text.into_bytes()).await
+    }
+
+    /// A file, if it is there and of a sensible size. Any other trouble is logged: then there is nothing cached.
+    pub(super) async fn read(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        let path = self.path(name).ok()?;
+        let shown = path.display().to_string();
+        let read = blocking(move || {
+            if std::fs::metadata(&path)?.len() > pem::MAX_PEM_BYTES as u64 {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            std::fs::read(&path).map(Zeroizing::new)
+        });
+        match read.await {
+            Ok(contents) => Some(contents),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let error = path_error("open", shown, &error);
+                tracing::warn!(error, "Cached ACME data cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Writes a file that only its owner can read, whole or not at all.
+    pub(super) async fn put(&self, name: &str, contents: Vec<u8>) -> Result<(), AcmeError> {
+        let (folder, path) = (self.0.clone(), self.path(name)?);
+        let contents = Zeroizing::new(contents);
+        let shown = path.display().to_string();
+        let written = blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            write(&path, &contents)
+        });
+        written.await.map_err(|error| AcmeError::Cache(path_error("write", shown, &error)))
+    }
+
+    /// A domain is a file name here, so it must look like one.
+    fn path(&self, name: &str) -> Result<PathBuf, AcmeError> {
+        let fits = !name.is_empty()
+            && !name.starts_with('.')
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
+        if fits {
+            Ok(self.0.join(name))
+        } else {
+            Err(AcmeError::Encoding(format!(
+                "{name:?} is not a domain name (internationalised ones are written in ASCII)"
+            )))
+        }
+    }
+}
+
+fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}
