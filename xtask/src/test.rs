@@ -17,6 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("go", "golang-go"),
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
+    ("ssh-keygen", "openssh-client"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),

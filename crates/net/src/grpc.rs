@@ -131,6 +131,16 @@ pub fn unix_channel(connector: UnixConnector) -> Channel {
     endpoint(Uri::from_static("http://localhost")).connect_with_connector_lazy(connector)
 }
 
+/// A channel to a Workload API at `unix:///path`, `unix:path` or `tcp://host:port`, without TLS as the specification has
+/// it; nothing for another address.
+pub fn workload_channel(address: &str) -> Option<Channel> {
+    if let Some(path) = address.strip_prefix("unix://").or_else(|| address.strip_prefix("unix:")) {
+        return Some(unix_channel(UnixConnector::new(path)));
+    }
+    let authority = address.strip_prefix("tcp://")?;
+    Some(Endpoint::from_shared(format!("http://{authority}")).ok()?.connect_lazy())
+}
+
 fn endpoint(uri: Uri) -> Endpoint {
     Endpoint::from(uri)
         .http2_max_header_list_size(HEADER_LIST_SIZE_MAX)

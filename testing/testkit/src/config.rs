@@ -91,6 +91,8 @@ pub struct Agent {
     pub lines: Vec<String>,
     /// Lines of the unix attestor's data.
     pub unix: String,
+    /// The node attestor's name, and its settings.
+    pub attestor: (&'static str, String),
 }
 
 impl Agent {
@@ -103,6 +105,7 @@ impl Agent {
             trust_domain: trust_domain.to_owned(),
             lines: vec!["insecure_bootstrap = true".to_owned()],
             unix: "discover_workload_path = true".to_owned(),
+            attestor: ("join_token", String::new()),
         }
     }
 
@@ -135,11 +138,13 @@ impl Agent {
         let _ = write!(
             text,
             "}}\n\nplugins {{\n    KeyManager \"disk\" {{\n        plugin_data {{\n            directory = \
-             \"{data}\"\n        }}\n    }}\n    NodeAttestor \"join_token\" {{\n        plugin_data {{\n        \
+             \"{data}\"\n        }}\n    }}\n    NodeAttestor \"{attestor}\" {{\n        plugin_data {{\n{settings}        \
              }}\n    }}\n    WorkloadAttestor \"unix\" {{\n        plugin_data {{\n            {unix}\n        }}\n    \
              }}\n}}\n",
             data = self.data().display(),
             unix = self.unix,
+            attestor = self.attestor.0,
+            settings = self.attestor.1,
         );
         text
     }

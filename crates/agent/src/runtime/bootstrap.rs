@@ -9,15 +9,14 @@ use spire_core::pki::bundle_doc::{self, Reading};
 use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
 use spire_net::errno_text;
-use spire_net::grpc::unix_channel;
+use spire_net::grpc::workload_channel;
 use spire_net::https::{FetchError, HttpsClient};
-use spire_net::tls::{TlsClient, TlsPolicy, TlsSetupError, UnixConnector};
+use spire_net::tls::{TlsClient, TlsPolicy, TlsSetupError};
 use spire_ports::observe::{Label, Metrics, names};
 use spire_wire::workload::X509BundlesRequest;
 use spire_wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::clock::Clock;
@@ -314,7 +313,7 @@ async fn from_workload_api(
 ) -> Result<Vec<Certificate>, BootstrapError> {
     let failed =
         |status| BootstrapError::WorkloadApi { address: address.to_owned(), status: Box::new(status) };
-    let channel = workload_api(address).ok_or_else(|| {
+    let channel = workload_channel(address).ok_or_else(|| {
         failed(Status::invalid_argument("workload endpoint socket URI must have a unix:// or tcp:// scheme"))
     })?;
     let mut request = Request::new(X509BundlesRequest {});
@@ -335,15 +334,6 @@ async fn from_workload_api(
     // A bundle may have more certificates than a chain; the message's size bounds it.
     Certificate::many_from_der(der.clone(), MAX_CHAIN_LEN * 256)
         .map_err(|e| BootstrapError::Pem(e.to_string()))
-}
-
-/// A channel to a Workload API, without TLS as the specification has it.
-fn workload_api(address: &str) -> Option<Channel> {
-    if let Some(path) = address.strip_prefix("unix://").or_else(|| address.strip_prefix("unix:")) {
-        return Some(unix_channel(UnixConnector::new(path)));
-    }
-    let authority = address.strip_prefix("tcp://")?;
-    Some(Endpoint::from_shared(format!("http://{authority}")).ok()?.connect_lazy())
 }
 
 #[cfg(test)]

@@ -69,6 +69,9 @@ pub enum AgentError {
     /// The agent must start again to find new trust.
     #[error("Agent needs to rebootstrap. shutting down")]
     Rebootstrap,
+    /// The same, found out while it was running (pkg/agent/manager).
+    #[error("shutting down for rebootstrapping")]
+    Rebootstrapping,
     /// The agent was told to attest again and its node attestor does not allow it.
     #[error("attestation method is not re-attestable")]
     NotReattestable,

@@ -166,7 +166,10 @@ impl Core {
                 Err(error) => AgentError::Call(error),
             };
             if failed.is_unknown_authority() {
-                self.disagree(failed)?;
+                self.disagree(failed).map_err(|error| match error {
+                    AgentError::Rebootstrap => AgentError::Rebootstrapping,
+                    error => error,
+                })?;
                 wait = spread(interval, random()).min(DEFAULT_SYNC_INTERVAL);
                 continue;
             }

@@ -36,12 +36,18 @@ mod tests {
     fn every_plugin_is_listed() {
         let server = super::server();
         assert_eq!(server.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
-        assert_eq!(server.node_attestors.names().collect::<Vec<_>>(), ["join_token", "x509pop"]);
+        assert_eq!(
+            server.node_attestors.names().collect::<Vec<_>>(),
+            ["http_challenge", "join_token", "sshpop", "x509pop"]
+        );
         assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk"]);
         assert_eq!(server.credential_composers.names().collect::<Vec<_>>(), ["uniqueid"]);
         let agent = super::agent();
         assert_eq!(agent.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
-        assert_eq!(agent.node_attestors.names().collect::<Vec<_>>(), ["join_token", "x509pop"]);
+        assert_eq!(
+            agent.node_attestors.names().collect::<Vec<_>>(),
+            ["http_challenge", "join_token", "sshpop", "x509pop"]
+        );
         assert_eq!(agent.workload_attestors.names().collect::<Vec<_>>(), ["docker", "k8s", "unix"]);
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use spire_compat::hcl;
 use spire_core::pki::{
-    Certificate, CertificateTemplate, DistinguishedName, EncodedName, Issuer, KeyType, LocalKey, Profile,
-    PublicKey, SerialNumber, pem, self_signed, validity,
+    Certificate, CertificateTemplate, DistinguishedName, EncodedName, Extension, Issuer, KeyType, LocalKey,
+    Profile, PublicKey, SerialNumber, pem, self_signed, validity,
 };
 use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::Configuration;
@@ -50,8 +50,20 @@ impl Ca {
         key: &PublicKey,
         uri: &str,
     ) -> Certificate {
+        self.issue_with(profile, common_name, key, uri, &[])
+    }
+
+    /// As [`Ca::issue`], with further extensions.
+    pub(crate) fn issue_with(
+        &self,
+        profile: Profile,
+        common_name: &str,
+        key: &PublicKey,
+        uri: &str,
+        extra_extensions: &[Extension],
+    ) -> Certificate {
         let subject = name(common_name);
-        let template = template(profile, &subject, key, uri);
+        let template = CertificateTemplate { extra_extensions, ..template(profile, &subject, key, uri) };
         let signed = Issuer::new(&self.certificate).unwrap().certificate(&template).unwrap();
         let signature = self.key.sign(signed.algorithm(), signed.bytes()).unwrap();
         Certificate::from_der(signed.assemble(&signature)).unwrap()

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use spire_core::spiffe::{Bundle, SpiffeId};
 
-use super::ErrorKind;
+use super::{Error, ErrorKind, PluginType};
 use crate::observe::{Metrics, NoMetrics};
 
 /// A host service that failed. It names no plugin: whoever called it says in whose name.
@@ -96,6 +96,31 @@ impl Host {
             agents: Arc::new(LateBound::<dyn AgentStore>::default()),
             identity: Arc::new(LateBound::<dyn IdentityProvider>::default()),
             metrics,
+        }
+    }
+}
+
+impl Host {
+    /// Refuses an agent that was attested before: the proof of a node attestor that trusts on first use may be used once
+    /// (pkg/server/plugin/nodeattestor/base).
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] in the plugin's name, or what the store failed with.
+    pub async fn assess_tofu(&self, plugin: (PluginType, &str), agent_id: &SpiffeId) -> super::Result<()> {
+        match self.agents.is_attested(agent_id).await {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                tracing::error!(
+                    external = false,
+                    plugin_name = plugin.1,
+                    plugin_type = plugin.0.as_str(),
+                    spiffe_id = %agent_id,
+                    "Attestation data has already been used to attest an agent"
+                );
+                let text = "attestation data has already been used to attest an agent";
+                Err(Error::new(ErrorKind::PermissionDenied, plugin, text))
+            }
+            Err(error) => Err(Error::new(error.kind, plugin, format!("unable to get agent info: {error}"))),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! NodeAttestor, server side: proves which node an agent runs on.
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use spire_core::spiffe::{Selectors, SpiffeId};
@@ -20,6 +22,11 @@ pub trait NodeAttestor: Send + Sync {
 pub trait Challenger: Send {
     /// Sends a challenge and returns the response to it.
     async fn challenge(&mut self, challenge: Bytes) -> Result<Bytes>;
+    /// The address that the agent's connection comes from, which may be that of a proxy; nothing where it is unknown
+    /// (the reference's metadata `X-Forwarded-Client-IP`).
+    fn client_ip(&self) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// What an attestation established.

@@ -8,7 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod server;
 
 mod path;
-mod pss;
+pub(crate) mod pss;
 #[cfg(test)]
 mod tests;
 
@@ -16,37 +16,24 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use spire_core::pki::{Certificate, KeyUsage, LocalKey, PublicKey, PublicKeyKind, SignatureAlgorithm};
 
+use crate::json::Base64;
 use crate::machine::random;
 
 pub(crate) const NAME: &str = "x509pop";
 
 const NONCE_LEN: usize = 32;
 
-/// Bytes as Go's JSON has them: standard base64, or null for none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Base64(Vec<u8>);
-
-impl Serialize for Base64 {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use base64::Engine as _;
-        serializer.serialize_str(&base64::engine::general_purpose::STANDARD.encode(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Base64 {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use base64::Engine as _;
-        let text = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?.unwrap_or_default();
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text.as_bytes());
-        bytes.map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
 /// What the agent sends first: the chain, leaf first, DER.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Payload {
+    certificates: Vec<Base64>,
+}
+
+/// The same as the server reads it: nothing is decoded before the certificates are counted.
+#[derive(Debug, Deserialize)]
+struct Received {
     #[serde(default)]
-    certificates: Option<Vec<Base64>>,
+    certificates: Option<Vec<Option<String>>>,
 }
 
 /// The server's challenge, of the kind that fits the key.
@@ -196,7 +183,7 @@ fn sign_sha256(key: &LocalKey, kind: PublicKeyKind, message: &[u8]) -> Result<(V
 }
 
 /// The two numbers of a DER signature, without leading zeros. Numbers of our curves have one-byte lengths.
-fn ecdsa_numbers(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn ecdsa_numbers(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let [0x30, len, body @ ..] = der else { return None };
     let mut rest = body.get(..usize::from(*len))?;
     let mut number = || {
@@ -209,7 +196,7 @@ fn ecdsa_numbers(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// A DER signature of two magnitudes; nothing when they are longer than any of our curves'.
-fn ecdsa_der(r: &[u8], s: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn ecdsa_der(r: &[u8], s: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::with_capacity(144);
     for number in [trim_zeros(r), trim_zeros(s)] {
         // P-521 has 66 bytes.

@@ -170,7 +170,7 @@ fn modulus_and_exponent(spki: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The contents of the DER element that the input starts with, and what follows it.
-fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(crate) fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let [found, len, rest @ ..] = input else { return None };
     if *found != tag {
         return None;

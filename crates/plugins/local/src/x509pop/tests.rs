@@ -1,34 +1,24 @@
 //! Both sides against each other, and against peers that cheat.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use spire_core::pki::{Certificate, KeyType, LocalKey, Profile};
+use spire_core::pki::{Certificate, Extension, KeyType, LocalKey, Profile};
+use spire_core::spiffe::{Bundle, TrustDomain, X509Authority};
 use spire_ports::plugins::{
-    AgentNodeAttestor, Attestation, AttestationStream, Challenger, Error, ErrorKind, NodeAttestor,
-    PluginType, Result,
+    AgentNodeAttestor, Challenger, ErrorKind, HostError, IdentityProvider, NodeAttestor, PluginType, Result,
+    X509Identity,
 };
 use tokio::sync::mpsc;
 
-use super::path::PathTemplate;
+use super::path::{Fields, NOT_BUILT};
 use super::{NAME, agent, ecdsa_der, ecdsa_numbers, fingerprint, server};
+use crate::agent_path::AgentPath;
 use crate::test_ca::{Ca, configuration, pem_of, refusal};
-
-struct Files(tempfile::TempDir);
-
-impl Files {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
+use crate::test_wire::{Files, Fixed, Wire, attest, closed};
 
 async fn server(data: &str) -> Result<Arc<dyn NodeAttestor>> {
     server::build(configuration(PluginType::NodeAttestor, NAME, data)).await
@@ -36,66 +26,6 @@ async fn server(data: &str) -> Result<Arc<dyn NodeAttestor>> {
 
 async fn agent(data: &str) -> Result<Arc<dyn AgentNodeAttestor>> {
     agent::build(configuration(PluginType::NodeAttestor, NAME, data)).await
-}
-
-/// The way between the two: one channel a direction.
-struct Wire {
-    out: mpsc::Sender<Bytes>,
-    back: mpsc::Receiver<Bytes>,
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Unavailable, (PluginType::NodeAttestor, NAME), "the other side went away")
-}
-
-impl Wire {
-    async fn exchange(&mut self, message: Bytes) -> Result<Option<Bytes>> {
-        self.out.send(message).await.map_err(|_| closed())?;
-        Ok(self.back.recv().await)
-    }
-}
-
-#[async_trait]
-impl AttestationStream for Wire {
-    async fn send_payload(&mut self, payload: Bytes) -> Result<Option<Bytes>> {
-        self.exchange(payload).await
-    }
-    async fn respond(&mut self, response: Bytes) -> Result<Option<Bytes>> {
-        self.exchange(response).await
-    }
-}
-
-#[async_trait]
-impl Challenger for Wire {
-    async fn challenge(&mut self, challenge: Bytes) -> Result<Bytes> {
-        self.exchange(challenge).await?.ok_or_else(closed)
-    }
-}
-
-/// Lets the agent attest to the server.
-async fn attest(server: Arc<dyn NodeAttestor>, agent: Arc<dyn AgentNodeAttestor>) -> Result<Attestation> {
-    let (to_server, mut payloads) = mpsc::channel(1);
-    let (to_agent, from_server) = mpsc::channel(1);
-    let client =
-        tokio::spawn(async move { agent.attest(&mut Wire { out: to_server, back: from_server }).await });
-    let payload = payloads.recv().await.unwrap();
-    let result = {
-        let mut wire = Wire { out: to_agent, back: payloads };
-        server.attest(payload, &mut wire).await
-    };
-    let client = client.await.unwrap();
-    assert!(result.is_err() || client.is_ok(), "{client:?}");
-    result
-}
-
-/// Answers every challenge with the same bytes.
-struct Fixed(&'static str);
-
-#[async_trait]
-impl Challenger for Fixed {
-    async fn challenge(&mut self, _: Bytes) -> Result<Bytes> {
-        Ok(Bytes::from_static(self.0.as_bytes()))
-    }
 }
 
 async fn refused(server: &dyn NodeAttestor, payload: &str, response: &'static str) -> (ErrorKind, String) {
@@ -316,7 +246,9 @@ async fn server_settings_are_checked() {
     let with = |more: &str| format!("ca_bundle_path = \"{bundle}\"\n{more}");
     server(&with("mode = \"external_pki\"\nspiffe_prefix = \"/x\"")).await.map(|_| ()).unwrap();
 
-    use ErrorKind::{FailedPrecondition, InvalidArgument};
+    use ErrorKind::InvalidArgument;
+    server(&with("verify_client_ip = true\nsvid_prefix = \"/x\"")).await.map(|_| ()).unwrap();
+    server("mode = \"spiffe\"").await.map(|_| ()).unwrap();
     let table = [
         (
             String::new(),
@@ -330,8 +262,7 @@ async fn server_settings_are_checked() {
             InvalidArgument,
             "you can not use ca_bundle_path or ca_bundle_paths in spiffe mode".to_owned(),
         ),
-        ("mode = \"spiffe\"".to_owned(), FailedPrecondition, "not built yet: mode \"spiffe\"".to_owned()),
-        (with("verify_client_ip = true"), FailedPrecondition, "not built yet: verify_client_ip".to_owned()),
+        (with("verify_client_ip = \"x\""), InvalidArgument, "unable to decode configuration: ".to_owned()),
         (
             with("ca_bundle_paths = [\"x\"]"),
             InvalidArgument,
@@ -363,9 +294,16 @@ async fn server_settings_are_checked() {
             "failed to parse agent svid template: \"/{{ .Fingerprint\"".to_owned(),
         ),
         (
-            with("agent_path_template = \"/{{ .Fingerprint | upper }}\""),
+            with("agent_path_template = \"/{{ .Fingerprint | nosuch }}\""),
             InvalidArgument,
-            "agent_path_template uses \".Fingerprint | upper\", which is not built yet".to_owned(),
+            "failed to parse agent svid template: \"/{{ .Fingerprint | nosuch }}\": template: agent-path:1: function \
+             \"nosuch\" not defined"
+                .to_owned(),
+        ),
+        (
+            with("agent_path_template = \"/{{ .PublicKey }}\""),
+            InvalidArgument,
+            "agent_path_template uses .PublicKey, which is not built".to_owned(),
         ),
     ];
     for (data, kind, message) in table {
@@ -413,31 +351,265 @@ async fn agent_settings_are_checked() {
         let found = refusal(agent(&data).await);
         assert!(found.0 == ErrorKind::InvalidArgument && found.1.starts_with(&message), "{data}: {found:?}");
     }
-    let found = refusal(agent("spiffe_endpoint_socket = \"unix:///x\"").await);
-    assert_eq!(found.0, ErrorKind::FailedPrecondition);
+    // What a Workload API gives is asked for when it is needed.
+    for (socket, why) in [
+        ("http://x", "workload endpoint socket URI must have a \"tcp\" or \"unix\" scheme"),
+        ("unix:///no/such/socket", "rpc error: code = Unavailable desc = "),
+    ] {
+        let agent = agent(&format!("spiffe_endpoint_socket = \"{socket}\"")).await.unwrap();
+        let (out, _payloads) = mpsc::channel(1);
+        let (_to_agent, back) = mpsc::channel(1);
+        let found = refusal(agent.attest(&mut Wire { out, back }).await);
+        let message = format!("unable to fetch SVID from workload API: {why}");
+        assert!(found.0 == ErrorKind::Unavailable && found.1.starts_with(&message), "{found:?}");
+    }
 }
 
-#[tokio::test]
-async fn paths_from_templates() {
+#[test]
+fn paths_from_templates() {
     let root = Ca::root("root");
     let key = LocalKey::generate(KeyType::EcP256).unwrap();
-    let leaf = root.issue(Profile::Svid, "node-1", key.public_key(), "");
-    let selectors = [("rack".to_owned(), "r1".to_owned())].into();
-    let fields = super::path::Fields { leaf: &leaf, trust_domain: "example.org", san_selectors: &selectors };
+    let leaf =
+        root.issue(Profile::Svid, "node-1.example.org", key.public_key(), "x509pop://example.org/rack/r1");
+    let san_selectors = [("rack".to_owned(), "r1".to_owned())].into();
+    let fields =
+        Fields { leaf: &leaf, trust_domain: "example.org", svid_path: "a/b", san_selectors: &san_selectors };
     let (hash, serial) = (fingerprint(&leaf), hex::encode(leaf.serial_bytes()));
+    let ours = TrustDomain::parse("example.org").unwrap();
     let table = [
         ("/{{ .PluginName }}/{{ .Fingerprint }}", Ok(format!("/x509pop/{hash}"))),
         ("/a/{{.SerialNumberHex}}", Ok(format!("/a/{serial}"))),
-        ("/{{ .TrustDomain }}/{{ .Subject.CommonName }}", Ok("/example.org/node-1".to_owned())),
-        ("/{{ .URISanSelectors.rack }}", Ok("/r1".to_owned())),
+        ("/{{ .TrustDomain }}/{{ .Subject.CommonName }}", Ok("/example.org/node-1.example.org".to_owned())),
+        ("/{{ .Certificate.Subject.CommonName | trimSuffix \".example.org\" }}", Ok("/node-1".to_owned())),
+        ("/{{ .URISanSelectors.rack }}/{{ .SVIDPathTrimmed }}", Ok("/r1/a/b".to_owned())),
+        ("/{{ .SerialNumber }}/{{ .Version }}/{{ .IsCA }}", Ok(format!("/{}/3/false", leaf.serial()))),
+        ("/{{ printf \"%x\" .Raw | sha1sum | trunc 4 | len }}", Ok("/4".to_owned())),
+        ("/{{ .NotAfter.Unix }}", Ok(format!("/{}", leaf.not_after().unix()))),
+        ("/{{ range .URIs }}{{ . | toString | base }}{{ end }}", Ok("/r1".to_owned())),
+        ("/{{ .Issuer.CommonName }}{{ .Subject.Organization | join \"-\" }}", Ok("/root".to_owned())),
         ("/ {{- .PluginName -}} /x", Ok("/x509pop/x".to_owned())),
-        ("/{{ .URISanSelectors.none }}", Err("map has no entry for key \"none\"".to_owned())),
+        (
+            "/{{ .URISanSelectors.none }}",
+            Err(
+                "template: agent-path:1:20: executing \"agent-path\" at <.URISanSelectors.none>: map has no entry for \
+                 key \"none\"",
+            ),
+        ),
+        (
+            "/{{ .Nope }}",
+            Err(
+                "template: agent-path:1:4: executing \"agent-path\" at <.Nope>: can't evaluate field Nope in type \
+                 x509pop.agentPathTemplateData",
+            ),
+        ),
+        // Nothing is escaped, joined or cut to make a path of it.
+        (
+            "/{{ .Subject }}",
+            Err("invalid agent path suffix \"/CN=node-1.example.org\": path segment characters"),
+        ),
+        ("/../server", Err("invalid agent path suffix \"/../server\": path cannot contain dot segments")),
+        ("no-slash", Err("invalid agent path suffix \"no-slash\": path must have a leading slash")),
+        ("/x/", Err("invalid agent path suffix \"/x/\": path cannot have a trailing slash")),
+        ("/é", Err("invalid agent path suffix \"/é\": path segment characters")),
     ];
     for (template, expected) in table {
-        assert_eq!(PathTemplate::parse(template).unwrap().execute(&fields), expected, "{template}");
+        let made = AgentPath::parse(template, NOT_BUILT).unwrap().agent_id(&ours, &fields.value());
+        match expected {
+            Ok(path) => assert_eq!(made.unwrap().path(), format!("/spire/agent{path}"), "{template}"),
+            Err(message) => {
+                let found = made.unwrap_err();
+                assert!(found.starts_with(message), "{template}: {found}");
+            }
+        }
     }
-    let default = PathTemplate::by_fingerprint();
-    assert_eq!(default.execute(&fields), Ok(format!("/x509pop/{hash}")));
+}
+
+/// The server's own identity, as far as an attestor asks for it.
+struct Own(Bundle);
+
+#[async_trait]
+impl IdentityProvider for Own {
+    async fn x509_identity(&self) -> std::result::Result<X509Identity, HostError> {
+        let bundle = Arc::new(self.0.clone());
+        Ok(X509Identity { chain: Vec::new(), private_key: Bytes::new(), bundle })
+    }
+}
+
+async fn spiffe_server(data: &str, authorities: &[&Certificate]) -> Result<Arc<dyn NodeAttestor>> {
+    let mut configuration = configuration(PluginType::NodeAttestor, NAME, data);
+    let mut bundle = Bundle::empty(configuration.trust_domain.clone());
+    bundle.x509_authorities =
+        authorities.iter().map(|it| X509Authority { der: it.der().clone(), tainted: false }).collect();
+    configuration.host.identity = Arc::new(Own(bundle));
+    server::build(configuration).await
+}
+
+#[tokio::test]
+async fn an_svid_of_the_server_attests_in_mode_spiffe() {
+    let files = Files::new();
+    let root = Ca::root("root");
+    let key = LocalKey::generate(KeyType::EcP256).unwrap();
+    let key_path = files.write("key.pem", &key.to_pkcs8_pem().unwrap());
+    let with = |uri: &str| {
+        let leaf = root.issue(Profile::Svid, "", key.public_key(), uri);
+        format!(
+            "private_key_path = \"{key_path}\"\ncertificate_path = \"{}\"",
+            files.write("leaf.pem", &pem_of(&[&leaf]))
+        )
+    };
+    let own = [&root.certificate];
+    let attested = |server: &str, uri: &str| {
+        let (server, agent) = (server.to_owned(), with(uri));
+        async move {
+            attest(spiffe_server(&server, &own).await.unwrap(), self::agent(&agent).await.unwrap())
+                .await
+                .map(|attested| attested.agent_id.path().to_owned())
+        }
+    };
+    let mode = "mode = \"spiffe\"\n";
+    let found = attested(mode, "spiffe://example.org/spire-exchange/a/b").await;
+    assert_eq!(found.unwrap(), "/spire/agent/x509pop/a/b");
+    let prefix = mode.to_owned() + "spiffe_prefix = \"/nodes\"";
+    assert_eq!(attested(&prefix, "spiffe://example.org/nodes/a").await.unwrap(), "/spire/agent/x509pop/a");
+    let denied = |message: &str| (ErrorKind::PermissionDenied, message.to_owned());
+    let mismatch = denied("x509 cert doesnt match SVID prefix");
+    let none = denied("valid SVID x509 cert not found");
+    let table = [
+        (mode, "spiffe://example.org/spire-exchangex/a", &mismatch),
+        (mode, "spiffe://example.org/other", &mismatch),
+        (&prefix, "spiffe://example.org/nodesx/a", &mismatch),
+        (mode, "spiffe://other.org/spire-exchange/a", &none),
+        (mode, "spiffe://example.org/spire-exchange/../a", &none),
+        (mode, "https://example.org/spire-exchange/a", &none),
+        (mode, "", &none),
+    ];
+    for (server, uri, expected) in table {
+        assert_eq!(&refusal(attested(server, uri).await), expected, "{uri}");
+    }
+    // Of nothing but the prefix no path can be made.
+    assert_eq!(refusal(attested(mode, "spiffe://example.org/spire-exchange").await), mismatch);
+
+    let agent = agent(&with("spiffe://example.org/spire-exchange/a")).await.unwrap();
+    let stranger = Ca::root("root");
+    for authorities in [&[&stranger.certificate][..], &[]] {
+        let server = spiffe_server(mode, authorities).await.unwrap();
+        let found = refusal(attest(server, agent.clone()).await);
+        assert!(found.1.starts_with("certificate verification failed: "), "{found:?}");
+    }
+    let server = server(mode).await.unwrap();
+    let found = refusal(attest(server, agent).await);
+    let message =
+        "failed to get trust bundle: IdentityProvider host service has not been initialized".to_owned();
+    assert_eq!(found, (ErrorKind::Internal, message));
+}
+
+#[tokio::test]
+async fn the_address_must_be_one_of_the_certificate_where_that_is_asked_for() {
+    /// Answers no challenge; what is refused before is what counts.
+    struct At(Option<IpAddr>);
+    #[async_trait]
+    impl Challenger for At {
+        async fn challenge(&mut self, _: Bytes) -> Result<Bytes> {
+            Err(closed())
+        }
+        fn client_ip(&self) -> Option<IpAddr> {
+            self.0
+        }
+    }
+
+    let files = Files::new();
+    let root = Ca::root("root");
+    let bundle = files.write("bundle.pem", &pem_of(&[&root.certificate]));
+    let key = LocalKey::generate(KeyType::EcP256).unwrap();
+    // subjectAltName with the address 192.0.2.7.
+    let san = Extension::new("2.5.29.17", false, [0x30, 6, 0x87, 4, 192, 0, 2, 7].as_slice()).unwrap();
+    let leaf = root.issue_with(Profile::Svid, "node", key.public_key(), "", &[san]);
+    let payload = payload_of(&[&leaf]);
+    let checking = server(&format!("ca_bundle_path = \"{bundle}\"\nverify_client_ip = true")).await.unwrap();
+    let reached = "the other side went away";
+    let table = [
+        (Some("192.0.2.7"), ErrorKind::Unavailable, reached),
+        (Some("::ffff:192.0.2.7"), ErrorKind::Unavailable, reached),
+        (
+            Some("192.0.2.8"),
+            ErrorKind::PermissionDenied,
+            "client IP 192.0.2.8 does not match any certificate IP SAN",
+        ),
+        (Some("::1"), ErrorKind::PermissionDenied, "client IP ::1 does not match any certificate IP SAN"),
+        (None, ErrorKind::Internal, "client IP not available for verification"),
+    ];
+    for (address, kind, message) in table {
+        let mut at = At(address.map(|address| address.parse().unwrap()));
+        let found = refusal(checking.attest(payload.clone().into(), &mut at).await);
+        assert_eq!(found, (kind, message.to_owned()), "{address:?}");
+    }
+    let careless = server(&format!("ca_bundle_path = \"{bundle}\"")).await.unwrap();
+    assert_eq!(refusal(careless.attest(payload.into(), &mut At(None)).await).1, reached);
+}
+
+/// DER: an element of this tag.
+fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
+    let len = contents.len();
+    let mut out = vec![tag];
+    match len {
+        0..0x80 => out.push(u8::try_from(len).unwrap()),
+        _ => {
+            out.push(0x82);
+            out.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+    }
+    out.extend_from_slice(contents);
+    out
+}
+
+/// A certificate with an RSA key of this size, signed by nobody.
+fn unsigned_rsa(bits: usize, like: &Certificate) -> Vec<u8> {
+    let rsa = der(0x30, &[&[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1][..], &[5, 0]].concat());
+    let modulus = [&[0][..], &vec![0xff; bits / 8]].concat();
+    let key = der(0x30, &[der(2, &modulus), der(2, &[1, 0, 1])].concat());
+    let spki = der(0x30, &[rsa, der(3, &[&[0][..], &key].concat())].concat());
+    let algorithm = der(0x30, &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]);
+    let validity = der(0x30, &[der(0x17, b"250101000000Z"), der(0x17, b"350101000000Z")].concat());
+    let tbs = [
+        vec![0xa0, 3, 2, 1, 2, 2, 1, 1],
+        algorithm.clone(),
+        like.issuer_der().to_vec(),
+        validity,
+        like.subject_der().to_vec(),
+        spki,
+    ];
+    der(0x30, &[der(0x30, &tbs.concat()), algorithm, der(3, &[0, 1, 2])].concat())
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_before_it_costs_anything() {
+    use base64::Engine as _;
+    let encode = |der: &[u8]| base64::engine::general_purpose::STANDARD.encode(der);
+    let files = Files::new();
+    let root = Ca::root("root");
+    let bundle = files.write("bundle.pem", &pem_of(&[&root.certificate]));
+    let key = LocalKey::generate(KeyType::EcP256).unwrap();
+    let leaf = root.issue(Profile::Svid, "node", key.public_key(), "");
+    let server = server(&format!("ca_bundle_path = \"{bundle}\"")).await.unwrap();
+    let payload =
+        |certificates: &[String]| format!("{{\"certificates\":[\"{}\"]}}", certificates.join("\",\""));
+
+    // A hundred intermediates that are none: they are counted, not read.
+    let hundred = vec!["!not base64!".to_owned(); 101];
+    let found = refused(&*server, &payload(&hundred), "").await;
+    assert_eq!(found, (ErrorKind::InvalidArgument, "too many intermediate certificates".to_owned()));
+    // Keys of 16,384 bits, whose signature nobody could check in reasonable time.
+    let huge = encode(&unsigned_rsa(16_384, &leaf));
+    let found = refused(&*server, &payload(std::slice::from_ref(&huge)), "").await;
+    assert_eq!(found, (ErrorKind::InvalidArgument, "leaf certificate key size too large".to_owned()));
+    let found = refused(&*server, &payload(&[encode(leaf.der()), huge]), "").await;
+    let message = "intermediate certificate 0 key size too large";
+    assert_eq!(found, (ErrorKind::InvalidArgument, message.to_owned()));
+    // Ten megabytes, which no transport lets through: one certificate, or brackets.
+    let found = refused(&*server, &payload(&["A".repeat(10 << 20)]), "").await;
+    assert!(found.1.starts_with("unable to parse leaf certificate: "), "{found:?}");
+    let found = refused(&*server, &"[".repeat(10 << 20), "").await;
+    assert!(found.1.starts_with("failed to unmarshal data: "), "{found:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `AttestAgent`: a node proves which it is.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,7 +120,8 @@ async fn judge(
         let cause = format!("could not find node attestor type {}", quoted(kind));
         context.fail_with(Code::FailedPrecondition, "error getting node attestor", cause)
     })?;
-    let mut challenger = StreamChallenger { kind, requests, answers };
+    let client_ip = call.peer.address().map(|address| address.ip());
+    let mut challenger = StreamChallenger { kind, requests, answers, client_ip };
     attestor
         .attest(payload, &mut challenger)
         .await
@@ -203,6 +205,7 @@ struct StreamChallenger<'a> {
     kind: &'a str,
     requests: &'a mut Streaming<wire::AttestAgentRequest>,
     answers: &'a Answers,
+    client_ip: Option<IpAddr>,
 }
 
 impl StreamChallenger<'_> {
@@ -213,6 +216,10 @@ impl StreamChallenger<'_> {
 
 #[async_trait]
 impl Challenger for StreamChallenger<'_> {
+    fn client_ip(&self) -> Option<IpAddr> {
+        self.client_ip
+    }
+
     async fn challenge(&mut self, challenge: Bytes) -> plugins::Result<Bytes> {
         let step = Some(answered::Step::Challenge(challenge));
         if self.answers.send(Ok(wire::AttestAgentResponse { step })).await.is_err() {
