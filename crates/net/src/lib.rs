@@ -10,6 +10,7 @@
 //! | [`http_server`] | a few documents over HTTPS for anybody |
 //! | [`acme`] | a serving certificate from an ACME authority |
 //! | [`ratelimit`] | Go's token buckets, by caller |
+//! | [`workload`] | an identity and trust that follow a Workload API |
 //!
 //! Handlers learn of their connection through request extensions:
 //! `request.extensions().get::<uds::PeerInfo>()` on a unix socket, `get::<tls::TlsInfo>()` on TCP.
@@ -32,6 +33,7 @@ pub mod ratelimit;
 pub mod tls;
 pub mod uds;
 pub mod umask;
+pub mod workload;
 
 pub use authority::AuthorityGuard;
 pub use spire_compat::errno::errno_text;

@@ -11,8 +11,8 @@ use spire_core::model::{
     CaJournal, Entry, EntryFilter, EntryId, EntryMask, FederationRelationship, FederationUpdate, JoinToken,
     Node, NodeFilter, NodeUpdate, Page, Paging,
 };
-use spire_core::pki::{KeyType, LocalKey, PublicKey, SignatureAlgorithm};
-use spire_core::spiffe::{Bundle, JwtAuthority, Selectors, SpiffeId, TrustDomain};
+use spire_core::pki::{Certificate, KeyType, LocalKey, PublicKey, SignatureAlgorithm};
+use spire_core::spiffe::{Bundle, JwtAuthority, Selectors, SpiffeId, TrustDomain, X509Authority};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::*;
 use spire_ports::plugins::{self, Key, KeyManager};
@@ -131,8 +131,25 @@ fn node_matches(node: &Node, filter: &NodeFilter) -> bool {
         && filter.selectors.as_ref().is_none_or(|wanted| wanted.matches(&node.selectors))
 }
 
-fn not_there<T>() -> Result<T> {
-    Err(Error::Missing("not part of this fake".into()))
+impl Rows {
+    fn bundle(&mut self, trust_domain: &TrustDomain) -> Result<&mut Bundle> {
+        self.bundles.iter_mut().find(|b| b.trust_domain == *trust_domain).ok_or(Error::NotFound)
+    }
+}
+
+fn authority_id(authority: &X509Authority) -> String {
+    Certificate::from_der(authority.der.clone()).unwrap().authority_id()
+}
+
+fn taint(keys: &mut [JwtAuthority], kid: &str) -> Result<JwtAuthority> {
+    let key = keys.iter_mut().find(|key| key.kid == kid && !key.tainted).ok_or(Error::NotFound)?;
+    key.tainted = true;
+    Ok(key.clone())
+}
+
+fn revoke(keys: &mut Vec<JwtAuthority>, kid: &str) -> Result<JwtAuthority> {
+    let at = keys.iter().position(|key| key.kid == kid && key.tainted).ok_or(Error::NotFound)?;
+    Ok(keys.remove(at))
 }
 
 #[async_trait]
@@ -192,17 +209,30 @@ impl Bundles for MemoryStore {
     async fn bundle_prune(&self, _: &TrustDomain, _: Timestamp) -> Result<bool> {
         Ok(false)
     }
-    async fn x509_authority_taint(&self, _: &TrustDomain, _: &str) -> Result<()> {
-        not_there()
+    async fn x509_authority_taint(&self, trust_domain: &TrustDomain, id: &str) -> Result<()> {
+        let mut rows = self.rows()?;
+        let all = &mut rows.bundle(trust_domain)?.x509_authorities;
+        all.iter_mut().find(|a| authority_id(a) == id).ok_or(Error::NotFound)?.tainted = true;
+        Ok(())
     }
-    async fn x509_authority_revoke(&self, _: &TrustDomain, _: &str) -> Result<()> {
-        not_there()
+    async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, id: &str) -> Result<()> {
+        let mut rows = self.rows()?;
+        let all = &mut rows.bundle(trust_domain)?.x509_authorities;
+        let at = all.iter().position(|a| a.tainted && authority_id(a) == id).ok_or(Error::NotFound)?;
+        all.remove(at);
+        Ok(())
     }
-    async fn jwt_authority_taint(&self, _: &TrustDomain, _: &str) -> Result<JwtAuthority> {
-        not_there()
+    async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        taint(&mut self.rows()?.bundle(trust_domain)?.jwt_authorities, kid)
     }
-    async fn jwt_authority_revoke(&self, _: &TrustDomain, _: &str) -> Result<JwtAuthority> {
-        not_there()
+    async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        revoke(&mut self.rows()?.bundle(trust_domain)?.jwt_authorities, kid)
+    }
+    async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        taint(&mut self.rows()?.bundle(trust_domain)?.wit_authorities, kid)
+    }
+    async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        revoke(&mut self.rows()?.bundle(trust_domain)?.wit_authorities, kid)
     }
 }
 

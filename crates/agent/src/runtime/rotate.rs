@@ -20,8 +20,13 @@ impl Core {
     /// Replaces the agent's SVID whenever it is due, until that fails for good.
     pub(super) async fn rotation_loop(&self) -> Result<(), AgentError> {
         let mut backoff = Backoff::new(RETRY);
+        let (mut latest, mut of_the_future) = (self.clock.now(), false);
         loop {
-            let due = self.clock.now() >= self.renew_at() || self.tainted.load(Ordering::Relaxed);
+            let now = self.clock.now();
+            // Where the clock was set back, an SVID that is not valid yet is of a time that it has left again.
+            of_the_future |= now < latest && now < self.svid().leaf().not_before();
+            latest = now;
+            let due = now >= self.renew_at() || of_the_future || self.tainted.load(Ordering::Relaxed);
             if !due {
                 tokio::select! {
                     () = self.clock.sleep_until(self.renew_at()) => {}
@@ -31,7 +36,10 @@ impl Core {
             }
             let doing = if self.svid().reattestable { "reattest agent" } else { "rotate agent SVID" };
             match self.rotate().await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    of_the_future = false;
+                }
                 Err(error) => {
                     tracing::error!(subsystem_name = "manager", error = %error, "Could not {doing}");
                     if self.clock.now() > self.svid().leaf().not_after() {

@@ -20,7 +20,7 @@ mod operations;
 mod schedule;
 mod slots;
 
-pub use operations::{Fault, OperationError, check_jwt_revocation, check_upstream};
+pub use operations::{Fault, OperationError, check_key_revocation, check_upstream};
 pub use schedule::{ACTIVATION_CAP, activation_due, ca_ttl_min, preparation_due, svid_ttl_max};
 pub use slots::{Authority, HISTORY_MAX, Loaded, Slot, Slots, Step, Unusable, check_usable};
 
@@ -31,7 +31,7 @@ use crate::spiffe::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use crate::time::Timestamp;
 
 /// The three kinds of authorities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// CAs that sign X.509-SVIDs.
     X509,
@@ -79,6 +79,10 @@ impl Authority for X509CaRecord {
     fn id(&self) -> &str {
         &self.authority_id
     }
+
+    fn is_intermediate(&self) -> bool {
+        !self.upstream_chain.is_empty()
+    }
 }
 
 impl Authority for KeyRecord {
@@ -111,17 +115,6 @@ impl Authority for KeyRecord {
 pub fn x509_bundle_addition(trust_domain: &TrustDomain, certificate: Bytes) -> Bundle {
     let mut bundle = Bundle::empty(trust_domain.clone());
     bundle.x509_authorities.push(X509Authority { der: certificate, tainted: false });
-    bundle
-}
-
-/// What preparing a JWT or WIT key adds to the bundle of the trust domain; nothing for X.509.
-pub fn key_bundle_addition(trust_domain: &TrustDomain, kind: Kind, record: &KeyRecord) -> Bundle {
-    let mut bundle = Bundle::empty(trust_domain.clone());
-    match kind {
-        Kind::Jwt => bundle.jwt_authorities.push(jwt_authority(record)),
-        Kind::Wit => bundle.wit_authorities.push(jwt_authority(record)),
-        Kind::X509 => {}
-    }
     bundle
 }
 

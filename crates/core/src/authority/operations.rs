@@ -167,12 +167,12 @@ impl<A: Authority> Slots<A> {
     }
 }
 
-/// Whether the operator may revoke this JWT key: the old one in the next slot, or one of the bundle that
+/// Whether the operator may revoke this JWT or WIT key: the old one in the next slot, or one of the bundle that
 /// is in neither slot (another server's, or older ones). `in_bundle` is asked only for those.
 ///
 /// # Errors
 /// [`OperationError`] says why not.
-pub fn check_jwt_revocation(
+pub fn check_key_revocation(
     slots: &Slots<KeyRecord>,
     id: &str,
     in_bundle: impl FnOnce() -> bool,

@@ -8,6 +8,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PREPARATION_CAP: Duration = DAY.saturating_mul(30);
 const PREPARATION_DIVISOR: u32 = 2;
 const ACTIVATION_DIVISOR: u32 = 6;
+const REMAKING_DIVISOR: u32 = 4;
 
 /// An authority stops signing at most this long before it expires. No default TTL of SVIDs should be
 /// longer, or rotation cuts SVIDs short.
@@ -21,6 +22,16 @@ pub fn preparation_due(issued_at: Timestamp, not_after: Timestamp, now: Timestam
 /// Whether the next authority should sign: less than a sixth of the lifetime, at most 7 days, is left.
 pub fn activation_due(issued_at: Timestamp, not_after: Timestamp, now: Timestamp) -> bool {
     now > not_after - activation_margin(not_after.since(issued_at))
+}
+
+/// Whether the next authority, made then and useless, should be made again: four times while it could be activated.
+pub(super) fn remaking_due(
+    issued_at: Timestamp,
+    not_after: Timestamp,
+    made_at: Timestamp,
+    now: Timestamp,
+) -> bool {
+    now >= made_at + activation_margin(not_after.since(issued_at)) / REMAKING_DIVISOR
 }
 
 fn preparation_margin(lifetime: Duration) -> Duration {

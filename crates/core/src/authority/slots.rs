@@ -1,10 +1,11 @@
 //! The slot machine: two slots, a history, and what is due.
 
 use crate::model::{AuthorityStatus, SlotName};
+use crate::pki::NOT_BEFORE_CUSHION;
 use crate::time::Timestamp;
 
 use super::operations::OperationError;
-use super::schedule::{activation_due, preparation_due};
+use super::schedule::{activation_due, preparation_due, remaking_due};
 
 /// How many authorities of a kind the journal keeps (pkg/server/ca/manager journalCap).
 pub const HISTORY_MAX: usize = 10;
@@ -23,6 +24,10 @@ pub trait Authority: Clone + PartialEq + std::fmt::Debug {
     fn set_status(&mut self, status: AuthorityStatus);
     /// Its authority ID.
     fn id(&self) -> &str;
+    /// Whether another authority signed it, so that it cannot outlive that one.
+    fn is_intermediate(&self) -> bool {
+        false
+    }
 }
 
 /// One of the two slots.
@@ -70,6 +75,9 @@ pub enum Step {
     Prepare(SlotName),
     /// Let the authority in this slot sign.
     Activate(SlotName),
+    /// Let the old authority in this slot sign again: the clock was set, and of the two it is the one that is valid now.
+    /// Whoever trusts the trust domain knows it already. Where it was tainted or its key is gone, prepare instead.
+    Restore(SlotName),
 }
 
 /// Why a recorded authority cannot be used after a restart. The texts are those of the reference's logs.
@@ -111,6 +119,11 @@ pub fn check_usable(
         Some(key) if key != recorded_key => Err(Unusable::OtherKey),
         Some(_) => Ok(()),
     }
+}
+
+/// Whether an authority can sign now: neither expired nor of the future. What it signs is dated back, and so may it be.
+fn is_valid(authority: &impl Authority, now: Timestamp) -> bool {
+    authority.issued_at() <= now + NOT_BEFORE_CUSHION && now <= authority.not_after()
 }
 
 /// The machine of one kind of authority. A value: operations return the next one.
@@ -206,16 +219,32 @@ impl<A: Authority> Slots<A> {
         };
         if current.status() != AuthorityStatus::Active {
             // One that expired before it ever signed is made again.
-            return Some(if current.not_after() < now {
-                Step::Prepare(self.current.name)
-            } else {
+            return Some(if is_valid(current, now) {
                 Step::Activate(self.current.name)
+            } else {
+                Step::Prepare(self.current.name)
             });
         }
         let span = (current.issued_at(), current.not_after());
-        match self.next.live().filter(|next| next.not_after() >= now) {
+        let next = self.next.authority().filter(|next| is_valid(*next, now));
+        if !is_valid(current, now) {
+            // It expired without having been replaced in time, or is of a time that the clock has left again.
+            return Some(match next.map(Authority::status) {
+                None => Step::Prepare(self.next.name),
+                Some(AuthorityStatus::Old) => Step::Restore(self.next.name),
+                Some(_) => Step::Activate(self.next.name),
+            });
+        }
+        match next.filter(|next| next.status() != AuthorityStatus::Old) {
             None => preparation_due(span.0, span.1, now).then_some(Step::Prepare(self.next.name)),
-            Some(_) => activation_due(span.0, span.1, now).then_some(Step::Activate(self.next.name)),
+            Some(_) if !activation_due(span.0, span.1, now) => None,
+            // The one above had not been replaced when it signed this one. It has its turn before us, so by now, or
+            // soon, it signs one that lives longer. (The reference activates what it has, and what it signs may then
+            // live for seconds.)
+            Some(next) if next.is_intermediate() && next.not_after() <= current.not_after() => {
+                remaking_due(span.0, span.1, next.issued_at(), now).then_some(Step::Prepare(self.next.name))
+            }
+            Some(_) => Some(Step::Activate(self.next.name)),
         }
     }
 
@@ -255,6 +284,23 @@ impl<A: Authority> Slots<A> {
         slots.slot_mut(name).authority = Some(authority);
         slots.trim_history();
         Ok(slots)
+    }
+
+    /// With the old authority of the next slot signing again, see [`Step::Restore`].
+    ///
+    /// # Errors
+    /// [`OperationError::NotPrepared`] when nothing in the slot is old.
+    pub fn restored(&self, name: SlotName) -> Result<Self, OperationError> {
+        let mut slots = self.clone();
+        let slot = slots.slot_mut(name);
+        match slot.authority.as_mut().filter(|a| a.status() == AuthorityStatus::Old) {
+            Some(authority) => authority.set_status(AuthorityStatus::Prepared),
+            None => {
+                let status = slot.status().unwrap_or(AuthorityStatus::Unknown);
+                return Err(OperationError::NotPrepared(status));
+            }
+        }
+        slots.activated(name)
     }
 
     /// With the authority in the slot signing; the one that signed before becomes old and the next slot's.

@@ -77,6 +77,8 @@ pub struct JwtCache {
     /// By last use; the smallest goes first.
     order: BTreeMap<u64, JwtKey>,
     uses: u64,
+    /// The last time that was heard of; the clock may be behind it now.
+    latest: Timestamp,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl JwtCache {
             tokens: HashMap::new(),
             order: BTreeMap::new(),
             uses: 0,
+            latest: Timestamp::EPOCH,
         }
     }
 
@@ -110,6 +113,10 @@ impl JwtCache {
 
     /// Looks a token up, which counts as a use.
     pub fn lookup(&mut self, key: &JwtKey, now: Timestamp) -> JwtLookup {
+        if now < self.latest {
+            self.turn_back(now);
+        }
+        self.latest = now;
         let Some(cached) = self.tokens.get_mut(key) else { return JwtLookup::Absent };
         self.order.remove(&cached.last_use);
         self.uses += 1;
@@ -151,6 +158,16 @@ impl JwtCache {
             *removed.entry(key_id).or_default() += 1;
         }
         removed
+    }
+
+    /// The clock was set back: verifiers may refuse tokens that were signed later than now.
+    fn turn_back(&mut self, now: Timestamp) {
+        let later = |cached: &Cached| now < cached.svid.issued_at;
+        let of_the_future: Vec<JwtKey> =
+            self.tokens.iter().filter(|(_, cached)| later(cached)).map(|(key, _)| *key).collect();
+        for key in of_the_future {
+            self.remove(&key);
+        }
     }
 
     fn remove(&mut self, key: &JwtKey) {
@@ -206,6 +223,19 @@ mod tests {
             assert_eq!(cache.lookup(&key(1), Timestamp::from_unix(now)), expected, "at {now}");
         }
         assert!(!format!("{token:?}").contains("secret"));
+    }
+
+    #[test]
+    fn tokens_of_a_time_that_the_clock_has_left_go() {
+        let mut cache = JwtCache::new(10);
+        let at = Timestamp::from_unix;
+        cache.insert(key(1), svid(100, 400, "k"), Jitter::from_random(0));
+        cache.insert(key(2), svid(5000, 5300, "k"), Jitter::from_random(0));
+        // A server whose clock is ahead of ours signs tokens that are good all the same.
+        assert!(matches!(cache.lookup(&key(2), at(4900)), JwtLookup::Fresh(_)));
+        assert!(matches!(cache.lookup(&key(1), at(200)), JwtLookup::Fresh(_)));
+        assert_eq!(cache.lookup(&key(2), at(201)), JwtLookup::Absent);
+        assert_eq!((cache.len(), cache.order.len()), (1, 1));
     }
 
     #[test]

@@ -52,12 +52,14 @@ pub struct WitCache {
     max_size: usize,
     rotation: Rotation,
     held: HashMap<EntryId, (i64, HeldWit)>,
+    /// When expired ones were last looked for; the clock may be behind it now.
+    swept: Timestamp,
 }
 
 impl WitCache {
     /// An empty cache for `max_size` SVIDs, at least one.
     pub fn new(max_size: usize, rotation: Rotation) -> Self {
-        Self { max_size: max_size.max(1), rotation, held: HashMap::new() }
+        Self { max_size: max_size.max(1), rotation, held: HashMap::new(), swept: Timestamp::EPOCH }
     }
 
     /// The SVID of that revision of an entry, if it is valid.
@@ -90,9 +92,15 @@ impl WitCache {
         held
     }
 
-    /// Forgets what expired, and what belongs to entries of which `exists` is false.
+    /// Forgets what expired, and what belongs to entries of which `exists` is false; and where the clock was set back,
+    /// what was signed later than now, since verifiers may refuse it.
     pub fn sweep(&mut self, now: Timestamp, mut exists: impl FnMut(&EntryId) -> bool) {
-        self.held.retain(|id, (_, held)| now < held.svid.expires_at && exists(id));
+        let turned_back = now < self.swept;
+        self.swept = now;
+        self.held.retain(|id, (_, held)| {
+            let of_the_future = turned_back && now < held.svid.issued_at;
+            now < held.svid.expires_at && !of_the_future && exists(id)
+        });
     }
 
     /// Forgets the SVIDs that the named keys signed; returns how many went.
@@ -139,6 +147,17 @@ mod tests {
         assert!(!format!("{held:?}").contains("secret"));
         cache.sweep(at(0), |_| false);
         assert!(cache.held.is_empty());
+    }
+
+    #[test]
+    fn what_is_of_a_time_that_the_clock_has_left_goes() {
+        let mut cache = WitCache::new(10, Rotation::default());
+        cache.insert(id("a"), 0, svid(0, 9000, "k"), at(0), FIRST);
+        cache.insert(id("b"), 0, svid(5000, 9000, "k"), at(5000), FIRST);
+        cache.sweep(at(4990), |_| true);
+        assert_eq!(cache.held.len(), 2, "the server's clock may be ahead of ours");
+        cache.sweep(at(100), |_| true);
+        assert!(cache.lookup(&id("a"), 0, at(100)).is_some() && cache.held.len() == 1);
     }
 
     #[test]

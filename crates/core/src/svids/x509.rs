@@ -101,6 +101,8 @@ pub struct X509Cache {
     /// Signed by a tainted authority and not stale yet.
     tainted: VecDeque<u32>,
     tainted_next: Timestamp,
+    /// When things were last moved on; the clock may be behind it now.
+    advanced: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +146,7 @@ impl X509Cache {
             renewals: BTreeSet::new(),
             tainted: VecDeque::new(),
             tainted_next: Timestamp::EPOCH,
+            advanced: Timestamp::EPOCH,
         }
     }
 
@@ -357,6 +360,10 @@ impl X509Cache {
 
     /// Moves to the stale set what has become due.
     fn advance(&mut self, now: Timestamp) {
+        if now < self.advanced {
+            self.turn_back(now);
+        }
+        self.advanced = now;
         while let Some(&(at, key)) = self.renewals.first().filter(|(at, _)| *at <= now) {
             self.renewals.remove(&(at, key));
             self.set_stale(key, Some(Urgency::Outdated));
@@ -372,6 +379,22 @@ impl X509Cache {
             self.prefetchable.remove(&key);
             self.set_stale(key, Some(Urgency::Ahead));
         }
+    }
+
+    /// The clock was set back: SVIDs that are not valid yet are replaced, and nothing waits for a time that was ahead.
+    fn turn_back(&mut self, now: Timestamp) {
+        let mut of_the_future = Vec::new();
+        for (key, record) in &mut self.records {
+            record.retry_at = record.retry_at.min(now);
+            if record.svid.as_ref().is_some_and(|svid| now < svid.not_before) {
+                of_the_future.push(*key);
+            }
+        }
+        for key in of_the_future {
+            self.unschedule(key);
+            self.set_stale(key, Some(Urgency::Outdated));
+        }
+        self.tainted_next = self.tainted_next.min(now);
     }
 
     /// How many SVIDs may still be fetched ahead of need (lru_cache.go: syncSVIDsWithSubscribers).

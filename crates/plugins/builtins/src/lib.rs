@@ -5,10 +5,15 @@ use spire_ports::plugins::catalog::{AgentCatalog, ServerCatalog};
 
 /// The server's built-in plugins.
 pub fn server() -> ServerCatalog {
-    #[cfg_attr(not(feature = "local"), expect(unused_mut, reason = "there is nothing to add then"))]
+    #[cfg_attr(
+        not(any(feature = "local", feature = "spire")),
+        expect(unused_mut, reason = "there is nothing to add then")
+    )]
     let mut catalog = ServerCatalog::default();
     #[cfg(feature = "local")]
     spire_plugins_local::register_server(&mut catalog);
+    #[cfg(feature = "spire")]
+    spire_plugins_spire::register_server(&mut catalog);
     catalog
 }
 
@@ -30,7 +35,14 @@ pub fn agent() -> AgentCatalog {
     catalog
 }
 
-#[cfg(all(test, feature = "local", feature = "host", feature = "docker", feature = "k8s"))]
+#[cfg(all(
+    test,
+    feature = "local",
+    feature = "host",
+    feature = "docker",
+    feature = "k8s",
+    feature = "spire"
+))]
 mod tests {
     #[test]
     fn every_plugin_is_listed() {
@@ -40,7 +52,7 @@ mod tests {
             server.node_attestors.names().collect::<Vec<_>>(),
             ["http_challenge", "join_token", "sshpop", "x509pop"]
         );
-        assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk"]);
+        assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk", "spire"]);
         assert_eq!(server.credential_composers.names().collect::<Vec<_>>(), ["uniqueid"]);
         let agent = super::agent();
         assert_eq!(agent.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);

@@ -106,6 +106,10 @@ pub trait Bundles {
     async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
     /// Removes a tainted JWT authority and returns it. Errors as for X.509.
     async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
+    /// Marks a WIT authority as tainted and returns it. Errors as for X.509.
+    async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
+    /// Removes a tainted WIT authority and returns it. Errors as for X.509.
+    async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
 }
 
 /// Which parts of a bundle an update replaces.

@@ -16,10 +16,11 @@ pub type X509AuthorityUpdates = mpsc::Receiver<Result<Vec<X509Authority>>>;
 /// JWT keys of the upstream trust, each time they change.
 pub type JwtAuthorityUpdates = mpsc::Receiver<Result<Vec<JwtAuthority>>>;
 
-/// X.509 and JWT authorities of the upstream trust that are not ours, each time they change.
+/// X.509 and JWT authorities of our trust domain as the upstream has them, each time they change. A failure that passes
+/// does not end the stream.
 pub type LocalBundleUpdates = mpsc::Receiver<Result<(Vec<X509Authority>, Vec<JwtAuthority>)>>;
 
-/// Authorities that an upstream keeps for this server's trust domain, without signing anything of it.
+/// The bundle of our trust domain as the upstream has it, what was tainted there included.
 #[derive(Debug)]
 pub struct LocalBundle {
     /// X.509 roots now.
@@ -51,6 +52,18 @@ pub trait UpstreamAuthority: Send + Sync {
     /// Publishes a JWT key upstream. Returns the upstream's keys now and as they change later. Most
     /// authorities answer [`super::ErrorKind::Unimplemented`], which is tolerated.
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<(Vec<JwtAuthority>, JwtAuthorityUpdates)>;
+    /// Publishes a WIT key upstream and returns the upstream's keys. The plugin protocol of the reference has no such
+    /// call, so only authorities that are built in can.
+    async fn publish_wit_key(&self, _key: &JwtAuthority) -> Result<Vec<JwtAuthority>> {
+        let text = "publishing WIT keys upstream is unsupported";
+        Err(Error::new(ErrorKind::Unimplemented, (PluginType::UpstreamAuthority, self.name()), text))
+    }
+    /// The upstream's WIT keys now; asked with each update of [`UpstreamAuthority::subscribe_to_local_bundle`], which
+    /// comes for changes of these keys, too.
+    async fn wit_keys(&self) -> Result<Vec<JwtAuthority>> {
+        let text = "fetching upstream WIT keys is unsupported";
+        Err(Error::new(ErrorKind::Unimplemented, (PluginType::UpstreamAuthority, self.name()), text))
+    }
     /// Follows the authorities that the upstream keeps for this trust domain. Most have none to tell, and
     /// answer [`ErrorKind::Unimplemented`], which is tolerated.
     async fn subscribe_to_local_bundle(&self) -> Result<LocalBundle> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use spire_core::authority::Kind;
 use spire_core::spiffe::{Bundle, TrustDomain};
 use spire_ports::datastore::{self, DeleteMode};
 use spire_wire::api::server::bundle::v1 as wire;
@@ -11,7 +12,8 @@ use tonic::{Code, Status};
 use super::audit::Fields;
 use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamCaller};
 use super::convert::{
-    bundle, bundle_mask, bundle_to_wire, jwt_authorities, jwt_key_to_wire, paging, x509_authorities,
+    bundle, bundle_mask, bundle_to_wire, jwt_authorities, jwt_key_to_wire, paging, wit_authorities,
+    wit_key_to_wire, x509_authorities,
 };
 use super::limits::Bucket;
 use super::route::{Call, Route, unary};
@@ -108,7 +110,7 @@ async fn publish_jwt_authority(
         .api
         .deps
         .authorities
-        .publish_jwt_key(key)
+        .publish_key(Kind::Jwt, key)
         .await
         .map_err(|e| fail_with(Code::Internal, "failed to publish JWT key", e))?;
     call.audit.success();
@@ -118,10 +120,29 @@ async fn publish_jwt_authority(
 async fn publish_wit_authority(
     call: Arc<Call>,
     _: DownstreamCaller,
-    _: wire::PublishWitAuthorityRequest,
+    request: wire::PublishWitAuthorityRequest,
 ) -> Result<wire::PublishWitAuthorityResponse, Status> {
     call.limit(Bucket::WitKey, 1, "key publishing rate limiting").await?;
-    Err(fail(Code::Unimplemented, "WIT-SVID functionality is not yet implemented"))
+    if !call.api.ca().config().wit_svids_enabled {
+        return Err(fail(Code::Unimplemented, "WIT-SVID functionality is not yet implemented"));
+    }
+    if let Some(key) = &request.wit_authority {
+        call.audit.add("expires_at", key.expires_at.to_string());
+        call.audit.add("wit_authority_key_id", key.key_id.clone());
+    }
+    let key = request.wit_authority.ok_or_else(|| fail(Code::InvalidArgument, "missing WIT authority"))?;
+    let mut keys = wit_authorities(vec![key])
+        .map_err(|e| fail_with(Code::InvalidArgument, "invalid WIT authority", e))?;
+    let key = keys.pop().ok_or_else(|| fail(Code::InvalidArgument, "missing WIT authority"))?;
+    let published = call
+        .api
+        .deps
+        .authorities
+        .publish_key(Kind::Wit, key)
+        .await
+        .map_err(|e| fail_with(Code::Internal, "failed to publish WIT key", e))?;
+    call.audit.success();
+    Ok(wire::PublishWitAuthorityResponse { wit_authorities: published.iter().map(wit_key_to_wire).collect() })
 }
 
 async fn list_federated(

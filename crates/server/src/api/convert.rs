@@ -137,16 +137,7 @@ pub(super) fn bundle_to_wire(bundle: &Bundle, mask: Option<&types::BundleMask>) 
         wire.jwt_authorities = bundle.jwt_authorities.iter().map(jwt_key_to_wire).collect();
     }
     if wants(|m| m.wit_authorities) {
-        wire.wit_authorities = bundle
-            .wit_authorities
-            .iter()
-            .map(|k| types::WitKey {
-                public_key: k.public_key.clone(),
-                key_id: k.kid.clone(),
-                expires_at: k.not_after.unix(),
-                tainted: k.tainted,
-            })
-            .collect();
+        wire.wit_authorities = bundle.wit_authorities.iter().map(wit_key_to_wire).collect();
     }
     if wants(|m| m.refresh_hint) {
         wire.refresh_hint = i64::try_from(bundle.refresh_hint.as_secs()).unwrap_or(i64::MAX);
@@ -155,6 +146,16 @@ pub(super) fn bundle_to_wire(bundle: &Bundle, mask: Option<&types::BundleMask>) 
         wire.sequence_number = bundle.sequence_number;
     }
     wire
+}
+
+/// A WIT authority.
+pub(super) fn wit_key_to_wire(key: &JwtAuthority) -> types::WitKey {
+    types::WitKey {
+        public_key: key.public_key.clone(),
+        key_id: key.kid.clone(),
+        expires_at: key.not_after.unix(),
+        tainted: key.tainted,
+    }
 }
 
 /// A JWT authority.
@@ -221,6 +222,17 @@ pub(super) fn jwt_authorities(wire: Vec<types::JwtKey>) -> Result<Vec<JwtAuthori
             })
         })
         .collect()
+}
+
+/// WIT authorities of a request.
+pub(super) fn wit_authorities(wire: Vec<types::WitKey>) -> Result<Vec<JwtAuthority>, String> {
+    let same = |key: types::WitKey| types::JwtKey {
+        public_key: key.public_key,
+        key_id: key.key_id,
+        expires_at: key.expires_at,
+        tainted: key.tainted,
+    };
+    jwt_authorities(wire.into_iter().map(same).collect())
 }
 
 /// Hex SHA-256 of bytes, as the audit log shows what it must not show whole; empty for nothing.

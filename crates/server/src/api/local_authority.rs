@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use spire_core::authority::{Authority, Fault, Slots};
+use spire_core::authority::{Authority, Fault, Kind, Slots};
 use spire_core::model::{AuthorityStatus, KeyRecord, X509CaRecord};
 use spire_wire::api::server::localauthority::v1 as wire;
 use tonic::{Code, Status};
@@ -60,7 +60,7 @@ async fn prepare_jwt(
     _: wire::PrepareJwtAuthorityRequest,
 ) -> Result<wire::PrepareJwtAuthorityResponse, Status> {
     check_jwt(&call)?;
-    let prepared = call.api.deps.authorities.prepare_jwt_authority().await;
+    let prepared = call.api.deps.authorities.prepare_key_authority(Kind::Jwt).await;
     let prepared = prepared.map_err(|e| refused(e, "failed to prepare JWT authority"))?;
     call.audit.success();
     Ok(wire::PrepareJwtAuthorityResponse { prepared_authority: Some(key_state(&prepared)) })
@@ -72,7 +72,7 @@ async fn activate_jwt(
     request: wire::ActivateJwtAuthorityRequest,
 ) -> Result<wire::ActivateJwtAuthorityResponse, Status> {
     check_jwt(&call)?;
-    let activated = call.api.deps.authorities.activate_jwt_authority(&request.authority_id).await;
+    let activated = call.api.deps.authorities.activate_key_authority(Kind::Jwt, &request.authority_id).await;
     let activated = activated.map_err(|e| refused(e, "failed to activate JWT authority"))?;
     call.audit.success();
     Ok(wire::ActivateJwtAuthorityResponse { activated_authority: Some(key_state(&activated)) })
@@ -84,7 +84,7 @@ async fn taint_jwt(
     request: wire::TaintJwtAuthorityRequest,
 ) -> Result<wire::TaintJwtAuthorityResponse, Status> {
     check_jwt(&call)?;
-    let tainted = call.api.deps.authorities.taint_jwt_authority(&request.authority_id).await;
+    let tainted = call.api.deps.authorities.taint_key_authority(Kind::Jwt, &request.authority_id).await;
     tainted.map_err(|e| refused(e, "failed to taint JWT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "JWT authority tainted successfully");
     call.audit.success();
@@ -97,7 +97,7 @@ async fn revoke_jwt(
     request: wire::RevokeJwtAuthorityRequest,
 ) -> Result<wire::RevokeJwtAuthorityResponse, Status> {
     check_jwt(&call)?;
-    let revoked = call.api.deps.authorities.revoke_jwt_authority(&request.authority_id).await;
+    let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Jwt, &request.authority_id).await;
     revoked.map_err(|e| refused(e, "failed to revoke JWT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "JWT authority revoked successfully");
     call.audit.success();
@@ -185,21 +185,74 @@ async fn revoke_upstream(
     Ok(wire::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id: id })
 }
 
-/// The reference has none of the WIT methods yet.
-macro_rules! wit_methods {
-    ($($name:ident: $request:ident -> $response:ident;)*) => {$(
-        async fn $name(_: Arc<Call>, _: AdminCaller, _: wire::$request) -> Result<wire::$response, Status> {
-            Err(fail(Code::Unimplemented, "WIT-SVID functionality is not yet implemented"))
-        }
-    )*};
+async fn wit_state(
+    call: Arc<Call>,
+    _: AdminCaller,
+    _: wire::GetWitAuthorityStateRequest,
+) -> Result<wire::GetWitAuthorityStateResponse, Status> {
+    check_wit(&call)?;
+    let slots = call.api.deps.authorities.wit_slots();
+    let (active, prepared, old) = states(&slots, key_state)?;
+    call.audit.success();
+    Ok(wire::GetWitAuthorityStateResponse { active, prepared, old })
 }
 
-wit_methods! {
-    wit_state: GetWitAuthorityStateRequest -> GetWitAuthorityStateResponse;
-    prepare_wit: PrepareWitAuthorityRequest -> PrepareWitAuthorityResponse;
-    activate_wit: ActivateWitAuthorityRequest -> ActivateWitAuthorityResponse;
-    taint_wit: TaintWitAuthorityRequest -> TaintWitAuthorityResponse;
-    revoke_wit: RevokeWitAuthorityRequest -> RevokeWitAuthorityResponse;
+async fn prepare_wit(
+    call: Arc<Call>,
+    _: AdminCaller,
+    _: wire::PrepareWitAuthorityRequest,
+) -> Result<wire::PrepareWitAuthorityResponse, Status> {
+    check_wit(&call)?;
+    let prepared = call.api.deps.authorities.prepare_key_authority(Kind::Wit).await;
+    let prepared = prepared.map_err(|e| refused(e, "failed to prepare WIT authority"))?;
+    call.audit.success();
+    Ok(wire::PrepareWitAuthorityResponse { prepared_authority: Some(key_state(&prepared)) })
+}
+
+async fn activate_wit(
+    call: Arc<Call>,
+    _: AdminCaller,
+    request: wire::ActivateWitAuthorityRequest,
+) -> Result<wire::ActivateWitAuthorityResponse, Status> {
+    check_wit(&call)?;
+    let activated = call.api.deps.authorities.activate_key_authority(Kind::Wit, &request.authority_id).await;
+    let activated = activated.map_err(|e| refused(e, "failed to activate WIT authority"))?;
+    call.audit.success();
+    Ok(wire::ActivateWitAuthorityResponse { activated_authority: Some(key_state(&activated)) })
+}
+
+async fn taint_wit(
+    call: Arc<Call>,
+    _: AdminCaller,
+    request: wire::TaintWitAuthorityRequest,
+) -> Result<wire::TaintWitAuthorityResponse, Status> {
+    check_wit(&call)?;
+    let tainted = call.api.deps.authorities.taint_key_authority(Kind::Wit, &request.authority_id).await;
+    tainted.map_err(|e| refused(e, "failed to taint WIT authority"))?;
+    tracing::info!(local_authority_id = request.authority_id, "WIT authority tainted successfully");
+    call.audit.success();
+    Ok(wire::TaintWitAuthorityResponse { tainted_authority: Some(named(request.authority_id)) })
+}
+
+async fn revoke_wit(
+    call: Arc<Call>,
+    _: AdminCaller,
+    request: wire::RevokeWitAuthorityRequest,
+) -> Result<wire::RevokeWitAuthorityResponse, Status> {
+    check_wit(&call)?;
+    let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Wit, &request.authority_id).await;
+    revoked.map_err(|e| refused(e, "failed to revoke WIT authority"))?;
+    tracing::info!(local_authority_id = request.authority_id, "WIT authority revoked successfully");
+    call.audit.success();
+    Ok(wire::RevokeWitAuthorityResponse { revoked_authority: Some(named(request.authority_id)) })
+}
+
+/// The reference has none of the WIT methods, whatever its feature flag says; without the flag this answers as it does.
+fn check_wit(call: &Call) -> Result<(), Status> {
+    if call.api.ca().config().wit_svids_enabled {
+        return Ok(());
+    }
+    Err(fail(Code::Unimplemented, "WIT-SVID functionality is not yet implemented"))
 }
 
 fn check_jwt(call: &Call) -> Result<(), Status> {

@@ -131,9 +131,10 @@ pub struct Authorities {
     pub(super) changes: Arc<BundleChanges>,
     pub(super) upstream: Option<Upstream>,
     pub(super) state: Mutex<State>,
-    pub(super) jwt_publishing_warned: AtomicBool,
+    pub(super) publishing_warned: [AtomicBool; 2],
     x509_slots: ArcSwap<Slots<X509CaRecord>>,
     jwt_slots: ArcSwap<Slots<KeyRecord>>,
+    wit_slots: ArcSwap<Slots<KeyRecord>>,
     failures: AtomicU64,
 }
 
@@ -153,15 +154,19 @@ impl Authorities {
             Arc::clone(&ports.metrics),
         )?;
         let changes = Arc::new(BundleChanges::new(config.trust_domain.clone(), Arc::clone(&ports.bundles)));
-        let upstream = ports.upstream.clone().map(|plugin| Upstream::new(plugin, Arc::clone(&changes)));
+        let upstream = ports.upstream.clone().map(|plugin| {
+            let follows_wit = config.has_keys(Kind::Wit);
+            Upstream::new(plugin, Arc::clone(&changes), follows_wit)
+        });
         let authorities = Arc::new(Self {
             ca: Arc::new(ca),
             changes,
             upstream,
             state: Mutex::default(),
-            jwt_publishing_warned: AtomicBool::new(false),
+            publishing_warned: Default::default(),
             x509_slots: ArcSwap::default(),
             jwt_slots: ArcSwap::default(),
+            wit_slots: ArcSwap::default(),
             failures: AtomicU64::new(0),
             config,
             ports,
@@ -201,6 +206,11 @@ impl Authorities {
         self.jwt_slots.load_full()
     }
 
+    /// The WIT slots as they are now.
+    pub fn wit_slots(&self) -> Arc<Slots<KeyRecord>> {
+        self.wit_slots.load_full()
+    }
+
     /// Prepares and activates whatever is due, of every kind. Idempotent; call it as often as you like.
     ///
     /// # Errors
@@ -216,11 +226,10 @@ impl Authorities {
             }
             first = Some(error);
         }
-        for (kind, enabled, message) in [
-            (Kind::Jwt, !self.config.jwt_svids_disabled, "Unable to rotate JWT key"),
-            (Kind::Wit, self.config.wit_svids_enabled, "Unable to rotate WIT key"),
-        ] {
-            if !enabled {
+        for (kind, message) in
+            [(Kind::Jwt, "Unable to rotate JWT key"), (Kind::Wit, "Unable to rotate WIT key")]
+        {
+            if !self.config.has_keys(kind) {
                 continue;
             }
             if let Err(error) = self.rotate_keys(&mut state, kind).await {
@@ -264,6 +273,7 @@ impl Authorities {
                 None => break,
                 Some(Step::Prepare(slot)) => self.prepare_x509(state, slot).await?,
                 Some(Step::Activate(slot)) => self.activate_x509(state, slot).await?,
+                Some(Step::Restore(slot)) => self.restore_x509(state, slot).await?,
             }
         }
         Ok(())
@@ -275,6 +285,7 @@ impl Authorities {
                 None => break,
                 Some(Step::Prepare(slot)) => self.prepare_key(state, kind, slot).await?,
                 Some(Step::Activate(slot)) => self.activate_key(state, kind, slot).await?,
+                Some(Step::Restore(slot)) => self.restore_key(state, kind, slot).await?,
             }
         }
         Ok(())
@@ -409,6 +420,7 @@ impl Authorities {
     pub(super) fn show(&self, state: &State) {
         self.x509_slots.store(Arc::new(state.x509.slots.clone()));
         self.jwt_slots.store(Arc::new(state.jwt.slots.clone()));
+        self.wit_slots.store(Arc::new(state.wit.slots.clone()));
     }
 
     fn count_failure(&self, message: &str, error: &CaError) {

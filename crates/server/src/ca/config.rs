@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use spire_core::authority::Kind;
 use spire_core::pki::{DistinguishedName, KeyType};
 use spire_core::spiffe::TrustDomain;
 
@@ -60,6 +61,15 @@ impl CaConfig {
             wit_issuer: String::new(),
             jwt_svids_disabled: false,
             wit_svids_enabled: false,
+        }
+    }
+
+    /// Whether authorities of that kind are made at all.
+    pub fn has_keys(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::X509 => true,
+            Kind::Jwt => !self.jwt_svids_disabled,
+            Kind::Wit => self.wit_svids_enabled,
         }
     }
 

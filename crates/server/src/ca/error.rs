@@ -134,9 +134,9 @@ pub enum CaError {
     /// The bundle of our own trust domain is not stored.
     #[error("trust domain bundle is missing")]
     NoBundle,
-    /// JWT-SVIDs are disabled.
-    #[error("JWT functionality is disabled")]
-    JwtDisabled,
+    /// There are no authorities of that kind here.
+    #[error("{} functionality is disabled", match .0 { Kind::X509 => "X.509", Kind::Jwt => "JWT", Kind::Wit => "WIT" })]
+    Disabled(Kind),
     /// A step of an upstream rotation.
     #[error("{what}: {source}")]
     Step {

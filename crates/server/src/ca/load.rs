@@ -195,10 +195,12 @@ fn spki(keys: &[Option<Arc<dyn Key>>; 2], slot: SlotName) -> Option<&[u8]> {
     keys[usize::from(slot == SlotName::B)].as_ref().map(|k| k.public_key().spki().as_ref())
 }
 
-/// Of the kept keys only those whose slots were loaded: others may not sign.
+/// Of the kept keys only those whose slots were loaded: others may not sign. An old authority may have to sign again.
 fn in_slots<A: Authority>(slots: &Slots<A>, keys: [Option<Arc<dyn Key>>; 2]) -> [Option<Arc<dyn Key>>; 2] {
     let loaded = |name| {
-        [slots.current(), slots.next()].into_iter().any(|slot| slot.name() == name && slot.live().is_some())
+        [slots.current(), slots.next()]
+            .into_iter()
+            .any(|slot| slot.name() == name && slot.authority().is_some())
     };
     let [a, b] = keys;
     [a.filter(|_| loaded(SlotName::A)), b.filter(|_| loaded(SlotName::B))]

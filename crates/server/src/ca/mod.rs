@@ -18,6 +18,7 @@ mod error;
 mod load;
 mod operations;
 mod prepare;
+mod restore;
 mod server_svid;
 mod sign;
 mod tasks;

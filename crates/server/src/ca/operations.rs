@@ -2,11 +2,11 @@
 //!
 //! Rules and texts: [`OperationError`]. When one of these returns, it is stored.
 
-use spire_core::authority::{Authority, Kind, OperationError, check_jwt_revocation, check_upstream};
+use spire_core::authority::{Authority, Kind, OperationError, check_key_revocation, check_upstream};
 use spire_core::model::{AuthorityStatus, KeyRecord, X509CaRecord};
 use spire_core::pki::Certificate;
 use spire_core::pki::chain::{Purpose, verify};
-use spire_core::spiffe::JwtAuthority;
+use spire_core::spiffe::{Bundle, JwtAuthority};
 use spire_core::time::Timestamp;
 
 use super::authorities::{Authorities, SUBSYSTEM, State};
@@ -86,52 +86,69 @@ impl Authorities {
         Ok(id)
     }
 
-    /// Makes the JWT authority that will sign next, replacing one that was prepared before.
+    /// Makes the JWT or WIT authority that will sign next, replacing one that was prepared before.
     ///
     /// # Errors
     /// [`OperationError::Initializing`], or what failed.
-    pub async fn prepare_jwt_authority(&self) -> Result<KeyRecord, CaError> {
-        let mut state = self.jwt_state().await?;
-        state.jwt.slots.check_initialized()?;
-        let slot = state.jwt.slots.slot_to_prepare();
-        self.prepare_key(&mut state, Kind::Jwt, slot).await?;
-        Ok(prepared(state.jwt.slots.next().authority())?)
+    pub async fn prepare_key_authority(&self, kind: Kind) -> Result<KeyRecord, CaError> {
+        let mut state = self.key_state(kind).await?;
+        state.keys(kind).slots.check_initialized()?;
+        let slot = state.keys(kind).slots.slot_to_prepare();
+        self.prepare_key(&mut state, kind, slot).await?;
+        Ok(prepared(state.keys(kind).slots.next().authority())?)
     }
 
-    /// Lets the prepared JWT authority sign.
+    /// Lets the prepared JWT or WIT authority sign.
     ///
     /// # Errors
     /// [`OperationError`], or what failed.
-    pub async fn activate_jwt_authority(&self, id: &str) -> Result<KeyRecord, CaError> {
-        let mut state = self.jwt_state().await?;
-        state.jwt.slots.check_activation(id)?;
-        let slot = state.jwt.slots.next().name();
-        self.activate_key(&mut state, Kind::Jwt, slot).await?;
-        Ok(prepared(state.jwt.slots.active())?)
+    pub async fn activate_key_authority(&self, kind: Kind, id: &str) -> Result<KeyRecord, CaError> {
+        let mut state = self.key_state(kind).await?;
+        state.keys(kind).slots.check_activation(id)?;
+        let slot = state.keys(kind).slots.next().name();
+        self.activate_key(&mut state, kind, slot).await?;
+        Ok(prepared(state.keys(kind).slots.active())?)
     }
 
-    /// Taints the old JWT authority.
+    /// Taints the old JWT or WIT authority: agents drop the tokens that it signed.
     ///
     /// # Errors
     /// [`OperationError`], or what failed.
-    pub async fn taint_jwt_authority(&self, id: &str) -> Result<JwtAuthority, CaError> {
-        let state = self.jwt_state().await?;
-        state.jwt.slots.check_taint(id)?;
-        let tainted = self.ports.bundles.jwt_authority_taint(&self.config.trust_domain, id).await?;
+    pub async fn taint_key_authority(&self, kind: Kind, id: &str) -> Result<JwtAuthority, CaError> {
+        let state = self.key_state(kind).await?;
+        state.keys(kind).slots.check_taint(id)?;
+        let (bundles, trust_domain) = (&self.ports.bundles, &self.config.trust_domain);
+        let tainted = match kind {
+            Kind::Wit => bundles.wit_authority_taint(trust_domain, id).await?,
+            _ => bundles.jwt_authority_taint(trust_domain, id).await?,
+        };
         self.changes.refresh().await?;
         Ok(tainted)
     }
 
-    /// Removes a JWT authority from the bundle: the old one, or one that is in no slot.
+    /// Removes a JWT or WIT authority from the bundle: the old one, or one that is in no slot.
     ///
     /// # Errors
     /// [`OperationError`], or what failed.
-    pub async fn revoke_jwt_authority(&self, id: &str) -> Result<JwtAuthority, CaError> {
-        let state = self.jwt_state().await?;
+    pub async fn revoke_key_authority(&self, kind: Kind, id: &str) -> Result<JwtAuthority, CaError> {
+        let state = self.key_state(kind).await?;
         let bundle = self.changes.refresh().await?;
-        let in_bundle = || bundle.is_some_and(|b| b.jwt_authority(id).is_some());
-        check_jwt_revocation(&state.jwt.slots, id, in_bundle)?;
-        let revoked = self.ports.bundles.jwt_authority_revoke(&self.config.trust_domain, id).await?;
+        let in_bundle = || {
+            let keys = |b: &Bundle| match kind {
+                Kind::Wit => b.wit_authorities.iter().any(|key| key.kid == id),
+                _ => b.jwt_authority(id).is_some(),
+            };
+            bundle.is_some_and(|b| keys(&b))
+        };
+        check_key_revocation(&state.keys(kind).slots, id, in_bundle)?;
+        let (bundles, trust_domain) = (&self.ports.bundles, &self.config.trust_domain);
+        let revoked = match kind {
+            Kind::Wit => bundles.wit_authority_revoke(trust_domain, id).await?,
+            _ => bundles.jwt_authority_revoke(trust_domain, id).await?,
+        };
+        if let Some(upstream) = &self.upstream {
+            upstream.roots.forget_key(kind, id);
+        }
         self.changes.refresh().await?;
         Ok(revoked)
     }
@@ -164,6 +181,10 @@ impl Authorities {
     async fn leave_tainted(&self, state: &mut State, tainted: &[Certificate]) -> Result<(), CaError> {
         let now = self.ports.clock.now();
         let below = |ca: Option<&X509CaRecord>| ca.is_some_and(|ca| is_below(ca, tainted, now));
+        if below(state.x509.made.as_ref().map(|made| &made.authority)) {
+            // Made before the taint and not recorded: it must not be taken up below.
+            state.x509.made = None;
+        }
         if below(state.x509.slots.active()) {
             tracing::info!(
                 subsystem_name = SUBSYSTEM,
@@ -216,9 +237,9 @@ impl Authorities {
         Ok(())
     }
 
-    async fn jwt_state(&self) -> Result<tokio::sync::MutexGuard<'_, State>, CaError> {
-        if self.config.jwt_svids_disabled {
-            return Err(CaError::JwtDisabled);
+    async fn key_state(&self, kind: Kind) -> Result<tokio::sync::MutexGuard<'_, State>, CaError> {
+        if !self.config.has_keys(kind) {
+            return Err(CaError::Disabled(kind));
         }
         Ok(self.state.lock().await)
     }

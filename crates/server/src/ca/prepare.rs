@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use spire_core::authority::{
-    Authority, Kind, jwt_authority, key_bundle_addition, key_id, preparation_due, x509_bundle_addition,
-};
+use spire_core::authority::{Authority, Kind, jwt_authority, key_id, preparation_due, x509_bundle_addition};
 use spire_core::model::{AuthorityStatus, KeyRecord, SlotName, X509CaRecord};
 use spire_core::pki::chain::verify_svid;
 use spire_core::pki::{
@@ -23,13 +21,13 @@ use super::active::issue;
 use super::authorities::{Authorities, Change, Made, SUBSYSTEM, State, parse};
 use super::compose::Composed;
 use super::error::CaError;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, keys_of};
 use super::validate;
 
 /// How long the upstream authority may take to publish a JWT key (pkg/server/ca/manager publishJWKTimeout).
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the upstream authority may take to sign a CA. The reference waits without end, and so can
-/// block every rotation for good.
+/// How long the upstream authority may take to sign a CA while another one signs. The reference waits without end, and
+/// so can block every rotation for good.
 const MINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Authorities {
@@ -71,7 +69,11 @@ impl Authorities {
                 let key = self.ports.key_manager.generate_key(id, self.config.ca_key_type).await?;
                 let authority = match &self.upstream {
                     None => self.self_sign(key.as_ref(), slot, now).await?,
-                    Some(upstream) => self.upstream_sign(upstream, key.as_ref(), slot, now).await?,
+                    Some(upstream) => {
+                        // While something signs, other work waits for us; at the first start nothing does.
+                        let at_most = state.x509.slots.active().map_or(Duration::MAX, |_| MINT_TIMEOUT);
+                        self.upstream_sign(upstream, key.as_ref(), slot, at_most).await?
+                    }
                 };
                 Made { authority, key }
             }
@@ -136,13 +138,7 @@ impl Authorities {
         };
         let authority = made.authority.clone();
         let key = lane.made.insert(made).key.clone();
-        match kind {
-            Kind::Jwt => self.publish_jwt_key(jwt_authority(&authority)).await.map(|_| ())?,
-            _ => {
-                let addition = key_bundle_addition(&self.config.trust_domain, kind, &authority);
-                self.changes.append(&addition).await?;
-            }
-        }
+        self.publish_key(kind, jwt_authority(&authority)).await?;
         let next = state.keys(kind).slots.prepared(authority.clone())?;
         self.store_journal(state, Change::Key(kind, &next)).await?;
         let lane = state.keys_mut(kind);
@@ -161,37 +157,40 @@ impl Authorities {
         Ok(())
     }
 
-    /// Publishes a JWT key, ours or a downstream server's: upstream where that is supported, and in any
-    /// case in our bundle. Returns all JWT keys of the bundle.
+    /// Publishes a JWT or WIT key, ours or a downstream server's: upstream where that is supported, and in any case in
+    /// our bundle. Returns all keys of that kind in the bundle.
     ///
     /// # Errors
     /// The upstream authority's, if it is another than "not implemented", and the datastore's.
-    pub async fn publish_jwt_key(&self, key: JwtAuthority) -> Result<Vec<JwtAuthority>, CaError> {
-        let mut addition = Bundle::empty(self.config.trust_domain.clone());
+    pub async fn publish_key(&self, kind: Kind, key: JwtAuthority) -> Result<Vec<JwtAuthority>, CaError> {
         if let Some(upstream) = &self.upstream {
-            let published = tokio::time::timeout(PUBLISH_TIMEOUT, upstream.publish_jwt_key(&key))
+            let published = tokio::time::timeout(PUBLISH_TIMEOUT, upstream.publish_key(kind, &key))
                 .await
                 .map_err(|_| CaError::UpstreamTimeout(PUBLISH_TIMEOUT.as_secs()))?;
             match published {
-                Ok(keys) => addition.jwt_authorities = keys,
-                Err(error) if error.kind == ErrorKind::Unimplemented => self.warn_once(upstream.name()),
+                Ok(keys) => upstream.roots.sync_keys(kind, &keys).await?,
+                Err(error) if error.kind == ErrorKind::Unimplemented => self.warn_once(kind, upstream.name()),
                 Err(error) => return Err(error.into()),
             }
         }
         // The key must be in our bundle before it signs, whatever the upstream says it has.
-        if addition.jwt_authority(&key.kid).is_none() {
-            addition.jwt_authorities.push(key);
-        }
-        Ok(self.changes.append(&addition).await?.jwt_authorities.clone())
+        let mut addition = Bundle::empty(self.config.trust_domain.clone());
+        *keys_of(&mut addition, kind) = vec![key];
+        let mut bundle = Bundle::clone(&*self.changes.append(&addition).await?);
+        Ok(std::mem::take(keys_of(&mut bundle, kind)))
     }
 
-    fn warn_once(&self, plugin: &str) {
-        if !self.jwt_publishing_warned.swap(true, Ordering::Relaxed) {
+    fn warn_once(&self, kind: Kind, plugin: &str) {
+        let (warned, svids) = match kind {
+            Kind::Wit => (&self.publishing_warned[1], "WIT-SVIDs"),
+            _ => (&self.publishing_warned[0], "JWT-SVIDs"),
+        };
+        if !warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 subsystem_name = SUBSYSTEM,
                 plugin_name = plugin,
-                "UpstreamAuthority plugin does not support JWT-SVIDs. Workloads managed by this server may have \
-                 trouble communicating with workloads outside this cluster when using JWT-SVIDs."
+                "UpstreamAuthority plugin does not support {svids}. Workloads managed by this server may have \
+                 trouble communicating with workloads outside this cluster when using {svids}."
             );
         }
     }
@@ -232,7 +231,7 @@ impl Authorities {
         upstream: &Upstream,
         key: &dyn Key,
         slot: SlotName,
-        now: Timestamp,
+        at_most: Duration,
     ) -> Result<X509CaRecord, CaError> {
         let composed = self.composed_ca(self.ca.serial()?).await?;
         let id = self.config.trust_domain.id();
@@ -246,9 +245,11 @@ impl Authorities {
         };
         let to_be_signed = template.to_be_signed().map_err(super::SignError::from)?;
         let csr = issue(key, to_be_signed, "unable to create CSR for X509 CA").await?;
-        let minted = tokio::time::timeout(MINT_TIMEOUT, upstream.mint_x509_ca(&csr, &id, self.config.ca_ttl))
+        let minted = tokio::time::timeout(at_most, upstream.mint_x509_ca(&csr, &id, self.config.ca_ttl))
             .await
-            .map_err(|_| CaError::UpstreamTimeout(MINT_TIMEOUT.as_secs()))??;
+            .map_err(|_| CaError::UpstreamTimeout(at_most.as_secs()))??;
+        // It may have taken long.
+        let now = self.ports.clock.now();
         let chain = parse_all(&minted.chain, "upstream chain certificate")?;
         let roots: Vec<Bytes> = minted.roots.iter().map(|root| root.der.clone()).collect();
         let roots = parse_all(&roots, "root certificate")?;
@@ -320,7 +321,10 @@ async fn throwaway(
 
 /// What was made earlier and not recorded may be used if it is for this slot and still young.
 fn is_fresh<A: Authority>(made: &A, slot: SlotName, now: Timestamp) -> bool {
-    made.slot() == slot && !preparation_due(made.issued_at(), made.not_after(), now)
+    // Where the clock was set back, what was made is of the future.
+    made.slot() == slot
+        && made.issued_at() <= now
+        && !preparation_due(made.issued_at(), made.not_after(), now)
 }
 
 fn record(slot: SlotName, now: Timestamp, ca: &Certificate, upstream_chain: Vec<Bytes>) -> X509CaRecord {

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use spire_ports::plugins::ErrorKind;
+
 use super::authorities::{Authorities, SUBSYSTEM};
+use super::error::CaError;
 use super::server_svid::ServerSvid;
 
 /// How often it is looked whether authorities are due (pkg/server/ca/rotator).
@@ -14,6 +17,12 @@ const ROTATE: Duration = Duration::from_secs(10);
 /// How often it is looked whether the server's SVID is due (pkg/server/svid DefaultRotatorInterval). The
 /// stored bundle is read as often, for changes by other servers on the same database.
 const SVID: Duration = Duration::from_secs(5);
+/// When the upstream's view of the bundle is subscribed to (pkg/server/ca/manager SubscribeToLocalBundle), and the
+/// longest wait before it is again.
+const SUBSCRIBE_MIN: Duration = Duration::from_secs(5);
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(20);
+/// When an upstream that ends its stream after each answer is asked again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(60);
 const PRUNE_BUNDLE: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_JOURNALS: Duration = Duration::from_secs(8 * 3600);
 
@@ -21,7 +30,13 @@ const PRUNE_JOURNALS: Duration = Duration::from_secs(8 * 3600);
 /// Cancelling in the middle of a step is like a crash there, which every step survives.
 pub async fn run(authorities: Arc<Authorities>, svid: Arc<ServerSvid>, cancel: CancellationToken) {
     // A slow upstream authority must not keep the server's SVID from being renewed.
-    let work = async { tokio::join!(keep_authorities(&authorities), keep_svid(&authorities, &svid)) };
+    let work = async {
+        tokio::join!(
+            keep_authorities(&authorities),
+            keep_svid(&authorities, &svid),
+            follow_upstream(&authorities)
+        )
+    };
     tokio::select! {
         () = cancel.cancelled() => tracing::debug!(subsystem_name = "svid_rotator", "Stopping SVID rotator"),
         _ = work => {}
@@ -73,6 +88,28 @@ async fn keep_svid(authorities: &Authorities, svid: &ServerSvid) {
         }
         // Logs its own failure.
         let _ = svid.rotate().await;
+    }
+}
+
+/// Follows the upstream's view of our bundle where it offers one, whatever fails in between. (The reference ends when
+/// the upstream cannot be reached at that moment.)
+async fn follow_upstream(authorities: &Authorities) {
+    let Some(upstream) = &authorities.upstream else { return };
+    let mut wait = SUBSCRIBE_MIN;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = match upstream.follow_local_bundle().await {
+            Ok(()) => SUBSCRIBE_AGAIN,
+            Err(CaError::Plugin(error)) if error.kind == ErrorKind::Unimplemented => return,
+            Err(error) => {
+                tracing::warn!(
+                    subsystem_name = SUBSYSTEM,
+                    error = %error,
+                    "Failed to subscribe to the upstream authority's bundle; trying again"
+                );
+                (wait * 2).min(SUBSCRIBE_MAX)
+            }
+        };
     }
 }
 

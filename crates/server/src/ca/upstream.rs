@@ -1,15 +1,16 @@
 //! The upstream authority: what it signs, and the roots and keys it streams.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use spire_core::authority::Kind;
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{Bundle, JwtAuthority, SpiffeId, X509Authority};
 use spire_ports::plugins::{
-    self, ErrorKind, JwtAuthorityUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
+    self, ErrorKind, JwtAuthorityUpdates, LocalBundle, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -18,12 +19,19 @@ use super::authorities::{SUBSYSTEM, parse};
 use super::bundle::BundleChanges;
 use super::error::CaError;
 
+/// Keys that are remembered as revoked: more than operators revoke while one process runs.
+const FORGOTTEN_MAX: usize = 1024;
+
+/// When a bundle that could not be stored is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
 /// The plugin, with the streams that follow its last answers.
 pub(super) struct Upstream {
     plugin: Arc<dyn UpstreamAuthority>,
     pub(super) roots: Arc<UpstreamRoots>,
     x509_stream: Mutex<Option<Follower>>,
     jwt_stream: Mutex<Option<Follower>>,
+    follows_wit: bool,
 }
 
 /// A task that ends with its owner.
@@ -36,9 +44,14 @@ impl Drop for Follower {
 }
 
 impl Upstream {
-    pub(super) fn new(plugin: Arc<dyn UpstreamAuthority>, changes: Arc<BundleChanges>) -> Self {
+    pub(super) fn new(
+        plugin: Arc<dyn UpstreamAuthority>,
+        changes: Arc<BundleChanges>,
+        follows_wit: bool,
+    ) -> Self {
         let roots = UpstreamRoots { changes, state: Mutex::default(), tainted: Notify::new() };
-        Self { plugin, roots: Arc::new(roots), x509_stream: Mutex::default(), jwt_stream: Mutex::default() }
+        let (x509_stream, jwt_stream) = (Mutex::default(), Mutex::default());
+        Self { plugin, roots: Arc::new(roots), x509_stream, jwt_stream, follows_wit }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -64,16 +77,88 @@ impl Upstream {
         Ok(())
     }
 
-    /// Publishes a JWT key and follows the upstream's keys; returns those of now.
-    pub(super) async fn publish_jwt_key(&self, key: &JwtAuthority) -> plugins::Result<Vec<JwtAuthority>> {
+    /// Publishes a JWT or WIT key; returns the upstream's keys of now. Those of JWT-SVIDs are followed if the plugin
+    /// streams them.
+    pub(super) async fn publish_key(
+        &self,
+        kind: Kind,
+        key: &JwtAuthority,
+    ) -> plugins::Result<Vec<JwtAuthority>> {
+        if kind == Kind::Wit {
+            return self.plugin.publish_wit_key(key).await;
+        }
         let (keys, updates) = self.plugin.publish_jwt_key(key).await?;
         let follower = tokio::spawn(follow_keys(Arc::clone(&self.roots), updates));
         *self.jwt_stream.lock() = Some(Follower(follower));
         Ok(keys)
     }
+
+    /// Follows the bundle as the upstream has it, until the stream ends.
+    ///
+    /// # Errors
+    /// The plugin's when it cannot be followed at all, and the datastore's for the first bundle.
+    pub(super) async fn follow_local_bundle(&self) -> Result<(), CaError> {
+        let LocalBundle { x509_authorities, jwt_authorities, mut updates } =
+            self.plugin.subscribe_to_local_bundle().await?;
+        self.sync_bundle(&(x509_authorities, jwt_authorities)).await?;
+        tracing::debug!(subsystem_name = SUBSYSTEM, "Following the bundle of the upstream authority");
+        // What could not be stored, to be stored before anything newer comes.
+        let mut unsaved: Option<Told> = None;
+        loop {
+            let retry = async {
+                match &unsaved {
+                    Some(_) => tokio::time::sleep(STORE_RETRY).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                update = updates.recv() => match update {
+                    None => return Ok(()),
+                    Some(Ok(told)) => Some(told),
+                    Some(Err(error)) => {
+                        log_end(
+                            &error,
+                            "The upstream authority plugin stopped streaming authorities updates prematurely. Please \
+                             report this bug. Will retry later.",
+                        );
+                        return Ok(());
+                    }
+                },
+                () = retry => unsaved.take(),
+            };
+            let Some(told) = told else { continue };
+            unsaved = match self.sync_bundle(&told).await {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::error!(
+                        subsystem_name = SUBSYSTEM,
+                        error = %error,
+                        "Failed to store authorities received by the upstream authority plugin."
+                    );
+                    Some(told)
+                }
+            };
+        }
+    }
+
+    async fn sync_bundle(&self, (x509_authorities, jwt_authorities): &Told) -> Result<(), CaError> {
+        self.roots.sync(x509_authorities).await?;
+        self.roots.sync_keys(Kind::Jwt, jwt_authorities).await?;
+        if !self.follows_wit {
+            return Ok(());
+        }
+        match self.plugin.wit_keys().await {
+            Ok(keys) => self.roots.sync_keys(Kind::Wit, &keys).await,
+            Err(error) if error.kind == ErrorKind::Unimplemented => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
-/// Keeps the bundle in step with the upstream's roots.
+/// X.509 and JWT authorities of the upstream.
+type Told = (Vec<X509Authority>, Vec<JwtAuthority>);
+
+/// Keeps the bundle in step with the upstream's roots and keys.
 pub(super) struct UpstreamRoots {
     changes: Arc<BundleChanges>,
     state: Mutex<TaintState>,
@@ -86,6 +171,8 @@ struct TaintState {
     seen: HashSet<String>,
     /// Roots whose taint is still to be processed.
     pending: Vec<Certificate>,
+    /// Keys that the operator revoked.
+    forgotten: BTreeSet<(Kind, String)>,
 }
 
 impl UpstreamRoots {
@@ -146,11 +233,44 @@ impl UpstreamRoots {
         self.state.lock().pending.retain(|p| !done.contains(p));
     }
 
-    async fn append_keys(&self, keys: Vec<JwtAuthority>) -> Result<(), CaError> {
-        let mut addition = Bundle::empty(self.changes.trust_domain().clone());
-        addition.jwt_authorities = keys;
+    /// Adds new keys, marks those that the upstream tainted, and revokes tainted ones that it no longer has. (The
+    /// reference adds only.) What the operator revoked here does not come back.
+    pub(super) async fn sync_keys(&self, kind: Kind, keys: &[JwtAuthority]) -> Result<(), CaError> {
+        let (store, trust_domain) = (self.changes.store(), self.changes.trust_domain());
+        let stored = store.bundle_fetch(trust_domain).await?;
+        let known = stored.map(|mut b| std::mem::take(keys_of(&mut b, kind))).unwrap_or_default();
+        let mut addition = Bundle::empty(trust_domain.clone());
+        for key in keys.iter().filter(|key| !self.state.lock().forgotten.contains(&(kind, key.kid.clone()))) {
+            match known.iter().find(|k| k.kid == key.kid) {
+                None => keys_of(&mut addition, kind).push(key.clone()),
+                Some(found) if key.tainted && !found.tainted => {
+                    match kind {
+                        Kind::Wit => store.wit_authority_taint(trust_domain, &key.kid).await?,
+                        _ => store.jwt_authority_taint(trust_domain, &key.kid).await?,
+                    };
+                    log_key(kind, &key.kid, "tainted");
+                }
+                Some(_) => {}
+            }
+        }
+        for gone in known.iter().filter(|k| k.tainted && !keys.iter().any(|key| key.kid == k.kid)) {
+            match kind {
+                Kind::Wit => store.wit_authority_revoke(trust_domain, &gone.kid).await?,
+                _ => store.jwt_authority_revoke(trust_domain, &gone.kid).await?,
+            };
+            log_key(kind, &gone.kid, "revoked");
+        }
         self.changes.append(&addition).await?;
         Ok(())
+    }
+
+    /// The operator revoked this key: the upstream, which is not told, still has it.
+    pub(super) fn forget_key(&self, kind: Kind, kid: &str) {
+        let mut state = self.state.lock();
+        if state.forgotten.len() >= FORGOTTEN_MAX {
+            state.forgotten.pop_first();
+        }
+        state.forgotten.insert((kind, kid.to_owned()));
     }
 
     async fn known(&self) -> Result<Vec<KnownRoot>, CaError> {
@@ -200,7 +320,7 @@ async fn follow_keys(roots: Arc<UpstreamRoots>, mut updates: JwtAuthorityUpdates
     while let Some(update) = updates.recv().await {
         match update {
             Ok(keys) => {
-                if let Err(error) = roots.append_keys(keys).await {
+                if let Err(error) = roots.sync_keys(Kind::Jwt, &keys).await {
                     tracing::error!(
                         subsystem_name = SUBSYSTEM,
                         error = %error,
@@ -224,5 +344,18 @@ async fn follow_keys(roots: Arc<UpstreamRoots>, mut updates: JwtAuthorityUpdates
 fn log_end(error: &plugins::Error, message: &str) {
     if error.kind != ErrorKind::Canceled {
         tracing::error!(subsystem_name = SUBSYSTEM, error = %error, "{message}");
+    }
+}
+
+fn log_key(kind: Kind, kid: &str, what: &str) {
+    let kind = if kind == Kind::Wit { "WIT" } else { "JWT" };
+    tracing::info!(subsystem_name = SUBSYSTEM, kid, "{kind} authority {what}");
+}
+
+/// The bundle's keys of a kind that signs tokens.
+pub(super) fn keys_of(bundle: &mut Bundle, kind: Kind) -> &mut Vec<JwtAuthority> {
+    match kind {
+        Kind::Wit => &mut bundle.wit_authorities,
+        _ => &mut bundle.jwt_authorities,
     }
 }

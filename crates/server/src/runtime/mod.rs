@@ -196,7 +196,11 @@ async fn serve(
     let mut ports = CaPorts::new(&store, plugins.key_manager, metrics.clone(), clock.clone());
     ports.upstream = plugins.upstream_authority;
     ports.composers = plugins.credential_composers;
-    let authorities = Authorities::start(ca_config(config), ports).await?;
+    // Without an authority yet this waits for the upstream one as long as that takes.
+    let authorities = tokio::select! {
+        started = Authorities::start(ca_config(config), ports) => started?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let svid = ServerSvid::start(authorities.clone()).await?;
     host.bind_identity(svid.clone(), authorities.bundle_changes().clone());
     let identity = Identity::empty();

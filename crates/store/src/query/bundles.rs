@@ -179,43 +179,65 @@ impl Bundles for SqlStore {
 
     async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| {
-            let mut bundle = existing(conn, &domain)?;
-            let authority = bundle
-                .jwt_authorities
-                .iter_mut()
-                .find(|authority| authority.kid == kid)
-                .ok_or_else(|| Error::Missing("no JWT Key found with provided key ID".into()))?;
-            if authority.tainted {
-                return Err(Error::Invalid("key is already tainted".into()).into());
-            }
-            authority.tainted = true;
-            let tainted = authority.clone();
-            replace_changed(conn, &mut bundle)?;
-            Ok(tainted)
-        })
-        .await
+        self.write(move |conn| taint_key(conn, &domain, &kid, &JWT)).await
     }
 
     async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| {
-            let mut bundle = existing(conn, &domain)?;
-            let index = bundle
-                .jwt_authorities
-                .iter()
-                .position(|authority| authority.kid == kid)
-                .ok_or_else(|| Error::Missing("no JWT Key found with provided key ID".into()))?;
-            if !bundle.jwt_authorities[index].tainted {
-                let text = "it is not possible to revoke an untainted key";
-                return Err(Error::Invalid(text.into()).into());
-            }
-            let revoked = bundle.jwt_authorities.remove(index);
-            replace_changed(conn, &mut bundle)?;
-            Ok(revoked)
-        })
-        .await
+        self.write(move |conn| revoke_key(conn, &domain, &kid, &JWT)).await
     }
+
+    async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        let (domain, kid) = (trust_domain.clone(), kid.to_owned());
+        self.write(move |conn| taint_key(conn, &domain, &kid, &WIT)).await
+    }
+
+    async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        let (domain, kid) = (trust_domain.clone(), kid.to_owned());
+        self.write(move |conn| revoke_key(conn, &domain, &kid, &WIT)).await
+    }
+}
+
+/// One of the two kinds of keys that sign tokens.
+struct KeyKind {
+    keys: fn(&mut Bundle) -> &mut Vec<JwtAuthority>,
+    missing: &'static str,
+}
+
+const JWT: KeyKind =
+    KeyKind { keys: |bundle| &mut bundle.jwt_authorities, missing: "no JWT Key found with provided key ID" };
+const WIT: KeyKind =
+    KeyKind { keys: |bundle| &mut bundle.wit_authorities, missing: "no WIT Key found with provided key ID" };
+
+fn taint_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
+    let mut bundle = existing(conn, domain)?;
+    let authority = (kind.keys)(&mut bundle)
+        .iter_mut()
+        .find(|authority| authority.kid == kid)
+        .ok_or_else(|| Error::Missing(kind.missing.into()))?;
+    if authority.tainted {
+        return Err(Error::Invalid("key is already tainted".into()).into());
+    }
+    authority.tainted = true;
+    let tainted = authority.clone();
+    replace_changed(conn, &mut bundle)?;
+    Ok(tainted)
+}
+
+fn revoke_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
+    let mut bundle = existing(conn, domain)?;
+    let keys = (kind.keys)(&mut bundle);
+    let index = keys
+        .iter()
+        .position(|authority| authority.kid == kid)
+        .ok_or_else(|| Error::Missing(kind.missing.into()))?;
+    if !keys[index].tainted {
+        let text = "it is not possible to revoke an untainted key";
+        return Err(Error::Invalid(text.into()).into());
+    }
+    let revoked = keys.remove(index);
+    replace_changed(conn, &mut bundle)?;
+    Ok(revoked)
 }
 
 /// The bundle of a trust domain.

@@ -6,9 +6,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
@@ -25,7 +29,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peer serve|call|jwt|watch|validate|admin SOCKET [ARG...], or peer bundle|get URL [ARG...]"))
+		fail(fmt.Errorf("usage: peer serve|call|jwt|watch|ping|tokens|validate|admin SOCKET [ARG...], or peer bundle|get URL [ARG...]"))
 	}
 	socket := workloadapi.WithAddr("unix://" + os.Args[2])
 	args := os.Args[3:]
@@ -47,6 +51,10 @@ func main() {
 		err = bundle(ctx, os.Args[2:])
 	case "get":
 		err = get(ctx, os.Args[2:])
+	case "ping":
+		err = ping(ctx, socket, args[0], args[1])
+	case "tokens":
+		err = tokens(ctx, socket, args[0])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
@@ -192,4 +200,108 @@ func watch(ctx context.Context, socket workloadapi.ClientOption) error {
 	defer client.Close()
 	go client.WatchJWTBundles(ctx, watcher{})
 	return client.WatchX509Context(ctx, watcher{})
+}
+
+// What ping and tokens wait between two tries: short, so that a try falls into every moment of a rotation.
+const pause = 20 * time.Millisecond
+
+// ping makes one connection after the other to a server, each with a handshake of its own, and says which authorities
+// signed for the two sides whenever that changes, and every failure.
+func ping(ctx context.Context, socket workloadapi.ClientOption, address, expected string) error {
+	id, err := spiffeid.FromString(expected)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(socket))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(id))
+	last := ""
+	for count := 0; ; count++ {
+		signers, err := once(ctx, source, config, address)
+		switch {
+		case err != nil:
+			fmt.Println("failed", count, err)
+		case signers != last:
+			fmt.Println("signed", count, signers)
+			last = signers
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// once has one line answered, and names the authorities of both sides by their key IDs.
+func once(ctx context.Context, source *workloadapi.X509Source, config *tls.Config, address string) (string, error) {
+	svid, err := source.GetX509SVID()
+	if err != nil {
+		return "", err
+	}
+	dialer := tls.Dialer{NetDialer: &net.Dialer{}, Config: config}
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	if _, err := fmt.Fprintln(connection, "ping"); err != nil {
+		return "", err
+	}
+	if _, err := bufio.NewReader(connection).ReadString('\n'); err != nil {
+		return "", err
+	}
+	theirs := connection.(*tls.Conn).ConnectionState().PeerCertificates
+	return fmt.Sprintf("own %s peer %s", signers(svid.Certificates), signers(theirs)), nil
+}
+
+func signers(chain []*x509.Certificate) string {
+	ids := ""
+	for _, certificate := range chain {
+		ids += fmt.Sprintf("%x,", certificate.AuthorityKeyId)
+	}
+	return ids
+}
+
+// tokens fetches and judges one token after the other and says which key signed whenever that changes, and every
+// failure.
+func tokens(ctx context.Context, socket workloadapi.ClientOption, audience string) error {
+	source, err := workloadapi.NewJWTSource(ctx, workloadapi.WithClientOptions(socket))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	last := ""
+	for count := 0; ; count++ {
+		svid, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience})
+		if err == nil {
+			_, err = jwtsvid.ParseAndValidate(svid.Marshal(), source, []string{audience})
+		}
+		if err != nil {
+			fmt.Println("failed", count, err)
+		} else if kid := keyID(svid.Marshal()); kid != last {
+			fmt.Println("signed", count, kid)
+			last = kid
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// keyID is the key ID in a token's header.
+func keyID(token string) string {
+	header, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
+	var fields struct {
+		Kid string `json:"kid"`
+	}
+	if err != nil || json.Unmarshal(header, &fields) != nil {
+		return "unreadable"
+	}
+	return fields.Kid
 }

@@ -5,9 +5,11 @@ mod crash;
 mod dev;
 mod federation;
 mod federation_web;
+mod forced_rotation;
 mod harness;
 mod interop;
 mod namespaces;
+mod nested;
 mod peers;
 mod refusals;
 mod rotation;
@@ -34,8 +36,10 @@ fn main() -> ExitCode {
         dev::cases(),
         federation::cases(),
         federation_web::cases(),
+        forced_rotation::cases(),
         interop::cases(),
         namespaces::cases(),
+        nested::cases(),
         peers::cases(),
         refusals::cases(),
         rotation::cases(),

@@ -391,3 +391,24 @@ fn shown(cache: &X509Cache, set: &Selectors) -> Vec<(String, i64)> {
         .map(|m| (m.entry.id.to_string(), m.svid.as_ref().map_or(-1, |s| s.not_before.unix())))
         .collect()
 }
+
+/// SVIDs that came while the clock ran ahead are replaced once it is set right; a server whose clock is ahead of ours is
+/// another matter.
+#[test]
+fn a_clock_that_is_set_back_makes_svids_of_the_future_stale() {
+    let mut cache = cache(10);
+    upsert(&mut cache, vec![entry("a", &["x"], 0), entry("b", &["x"], 0)], 0);
+    issue(&mut cache, "a", 0);
+    let ahead = svid(30, 130);
+    cache.issued(&EntryId::from_stored("b"), 0, ahead, now(1), Jitter::from_random(0));
+    assert!(wanted(&mut cache, 2).is_empty(), "not valid yet, and good all the same");
+    assert_eq!(wanted(&mut cache, 5000), ["a", "b"]);
+    issue(&mut cache, "a", 5000);
+    issue(&mut cache, "b", 5000);
+    cache.refused(&EntryId::from_stored("b"), now(5000));
+    assert!(wanted(&mut cache, 5001).is_empty());
+    assert_eq!(wanted(&mut cache, 40), ["a", "b"]);
+    issue(&mut cache, "a", 40);
+    issue(&mut cache, "b", 40);
+    assert!(wanted(&mut cache, 41).is_empty());
+}

@@ -201,3 +201,24 @@ pub async fn jwt_authorities_are_tainted_then_revoked(store: Arc<dyn DataStore>)
     assert_eq!(left.jwt_authorities, [jwt("b", 6)]);
     assert_eq!(left.sequence_number, 2);
 }
+
+/// The same for keys of WIT-SVIDs, which are others than those of JWT-SVIDs.
+pub async fn wit_authorities_are_tainted_then_revoked(store: Arc<dyn DataStore>) {
+    let own = domain("example.org");
+    assert_eq!(store.wit_authority_taint(&own, "a").await, Err(Error::NotFound));
+    let mut stored = bundle("example.org", &[FIRST]);
+    stored.jwt_authorities = vec![jwt("j", 5)];
+    stored.wit_authorities = vec![jwt("a", 5), jwt("b", 6)];
+    store.bundle_create(&stored).await.unwrap();
+    let missing = Error::Missing("no WIT Key found with provided key ID".into());
+    assert_eq!(store.wit_authority_taint(&own, "j").await, Err(missing.clone()));
+    assert_eq!(store.wit_authority_revoke(&own, "c").await, Err(missing));
+    assert!(matches!(store.wit_authority_revoke(&own, "a").await, Err(Error::Invalid(_))));
+    let tainted = store.wit_authority_taint(&own, "a").await.unwrap();
+    assert!(tainted.tainted && tainted.kid == "a");
+    assert!(matches!(store.wit_authority_taint(&own, "a").await, Err(Error::Invalid(_))));
+    assert_eq!(store.wit_authority_revoke(&own, "a").await, Ok(tainted));
+    let left = store.bundle_fetch(&own).await.unwrap().unwrap();
+    assert_eq!((left.wit_authorities, left.jwt_authorities), (vec![jwt("b", 6)], vec![jwt("j", 5)]));
+    assert_eq!(left.sequence_number, 2);
+}

@@ -25,6 +25,7 @@ macro_rules! datastore_conformance {
                 update_replaces_masked_parts, append_counts_changes_only, list_pages_in_row_order,
                 delete_follows_its_mode, prune_drops_what_expired, prune_keeps_the_last_authority,
                 x509_authorities_are_tainted_then_revoked, jwt_authorities_are_tainted_then_revoked,
+                wit_authorities_are_tainted_then_revoked,
             ];
             entries: [
                 a_created_entry_reads_back, a_similar_entry_is_returned, one_bad_item_spares_the_others,

@@ -1,6 +1,7 @@
 //! The services in process: generated clients on our dispatch, over a datastore in memory and a real CA.
 
 mod agents;
+mod authorities;
 mod bundles;
 mod callers;
 mod entries;
@@ -22,6 +23,7 @@ use spire_ports::observe::NoMetrics;
 use spire_wire::api::server::agent::v1::agent_client::AgentClient;
 use spire_wire::api::server::bundle::v1::bundle_client::BundleClient;
 use spire_wire::api::server::entry::v1::entry_client::EntryClient;
+use spire_wire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use spire_wire::api::server::svid::v1::svid_client::SvidClient;
 use spire_wire::api::types;
 use spire_wire::push::agent_push_client::AgentPushClient;
@@ -75,12 +77,16 @@ impl World {
     }
 
     async fn with(configure: impl FnOnce(&mut Deps)) -> Self {
+        Self::with_ca(CaConfig::new(td()), configure).await
+    }
+
+    async fn with_ca(ca: CaConfig, configure: impl FnOnce(&mut Deps)) -> Self {
         let (store, clock) = (MemoryStore::new(), FakeClock::new());
         let datastore: Arc<dyn DataStore> = store.clone();
         let mut ports =
             CaPorts::new(&datastore, Arc::new(MemoryKeys::default()), Arc::new(NoMetrics), clock.clone());
         ports.composers = Vec::new();
-        let authorities = Authorities::start(CaConfig::new(td()), ports).await.unwrap();
+        let authorities = Authorities::start(ca, ports).await.unwrap();
         let server_svid = ServerSvid::start(authorities.clone()).await.unwrap();
         let live = LiveEntries::load(td(), datastore, clock.clone(), Intervals::default()).await.unwrap();
         let mut deps = Deps {
@@ -154,6 +160,10 @@ impl World {
 
     fn bundles(&self, peer: Peer) -> BundleClient<Connection> {
         BundleClient::new(self.connection(peer))
+    }
+
+    fn authorities(&self, peer: Peer) -> LocalAuthorityClient<Connection> {
+        LocalAuthorityClient::new(self.connection(peer))
     }
 
     fn push(&self, peer: Peer) -> AgentPushClient<Connection> {

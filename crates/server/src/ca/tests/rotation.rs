@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use spire_core::authority::{Authority, OperationError};
+use spire_core::authority::{Authority, Kind, OperationError};
 use spire_core::model::AuthorityStatus;
 use spire_ports::observe::HealthCheck as _;
 
@@ -116,7 +116,7 @@ async fn wit_keys_need_the_flag_and_jwt_keys_can_be_disabled() {
     assert!(authorities.ca().active_jwt().is_none());
     assert_eq!(world.stored_bundle().wit_authorities.len(), 1);
     assert_eq!(world.stored_bundle().jwt_authorities.len(), 0);
-    let refused = authorities.prepare_jwt_authority().await.unwrap_err();
+    let refused = authorities.prepare_key_authority(Kind::Jwt).await.unwrap_err();
     assert_eq!(refused.to_string(), "JWT functionality is disabled");
     let params = WorkloadJwtParams {
         spiffe_id: &workload(),
@@ -243,11 +243,11 @@ async fn operators_prepare_activate_taint_and_revoke() {
     assert_eq!(world.stored_bundle().x509_authorities.len(), 1);
 
     let old = authorities.jwt_slots().active().unwrap().kid.clone();
-    let prepared = authorities.prepare_jwt_authority().await.unwrap();
-    authorities.activate_jwt_authority(&prepared.kid).await.unwrap();
+    let prepared = authorities.prepare_key_authority(Kind::Jwt).await.unwrap();
+    authorities.activate_key_authority(Kind::Jwt, &prepared.kid).await.unwrap();
     assert_eq!(authorities.ca().active_jwt().unwrap().kid(), prepared.kid);
-    assert!(authorities.taint_jwt_authority(&old).await.unwrap().tainted);
-    assert_eq!(authorities.revoke_jwt_authority(&old).await.unwrap().kid, old);
+    assert!(authorities.taint_key_authority(Kind::Jwt, &old).await.unwrap().tainted);
+    assert_eq!(authorities.revoke_key_authority(Kind::Jwt, &old).await.unwrap().kid, old);
     assert!(world.stored_bundle().jwt_authority(&old).is_none());
     let refused = authorities.taint_x509_upstream_authority("AB").await.unwrap_err();
     assert_eq!(refused.to_string(), "upstream authority is not configured");

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use spire_core::authority::OperationError;
+use spire_core::authority::{Kind, OperationError};
 use spire_core::pki::{Certificate, KeyType, LocalKey};
+use spire_core::spiffe::JwtAuthority;
+use spire_core::time::Timestamp;
 
-use super::world::{FakeUpstream, World, active_id};
+use super::world::{FakeUpstream, START, World, active_id};
 use crate::ca::{Authorities, CaError, ServerSvid};
 
 async fn start(world: &Arc<World>, upstream: &Arc<FakeUpstream>) -> Arc<Authorities> {
@@ -103,4 +105,73 @@ async fn operators_taint_the_upstream_of_the_old_authority() {
     assert!(world.stored_bundle().x509_authorities[0].tainted);
     authorities.revoke_x509_upstream_authority(&old).await.unwrap();
     assert_eq!(world.stored_bundle().x509_authorities.len(), 1);
+}
+
+fn jwt_key(kid: &str) -> JwtAuthority {
+    let public_key = LocalKey::generate(KeyType::EcP256).unwrap().public_key().spki().clone();
+    JwtAuthority {
+        kid: kid.into(),
+        public_key,
+        not_after: Timestamp::from_unix(START + 99_999),
+        tainted: false,
+    }
+}
+
+/// The tasks follow the upstream's bundle: keys of others come, are tainted and go, and what the operator revoked here
+/// stays away although the upstream has it.
+#[tokio::test(start_paused = true)]
+async fn the_upstreams_bundle_is_followed() {
+    let world = World::new();
+    let upstream = FakeUpstream::new(&world.clock, true);
+    let mut ports = world.ports();
+    ports.upstream = Some(Arc::clone(&upstream) as _);
+    let mut config = World::config();
+    config.wit_svids_enabled = true;
+    let authorities = Authorities::start(config, ports).await.unwrap();
+    let svid = ServerSvid::start(Arc::clone(&authorities)).await.unwrap();
+    assert_eq!(upstream.keys.lock().wit_authorities.len(), 1, "our WIT key was published");
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let tasks = tokio::spawn(crate::ca::run(Arc::clone(&authorities), Arc::clone(&svid), cancel.clone()));
+    upstream.keys.lock().wit_authorities.push(jwt_key("wit-other"));
+    until(&authorities, |b| b.wit_authorities.len() == 2).await;
+    assert_eq!(upstream.followers(), 1);
+
+    upstream.keys.lock().jwt_authorities.push(jwt_key("other"));
+    upstream.announce_bundle().await;
+    until(&authorities, |b| b.jwt_authority("other").is_some()).await;
+    upstream.keys.lock().jwt_authorities.iter_mut().find(|k| k.kid == "other").unwrap().tainted = true;
+    upstream.announce_bundle().await;
+    until(&authorities, |b| b.jwt_authority("other").is_some_and(|key| key.tainted)).await;
+    upstream.keys.lock().jwt_authorities.retain(|k| k.kid != "other");
+    upstream.announce_bundle().await;
+    until(&authorities, |b| b.jwt_authority("other").is_none()).await;
+
+    let old = authorities.ca().active_jwt().unwrap().kid().to_owned();
+    let new = authorities.prepare_key_authority(Kind::Jwt).await.unwrap().kid;
+    authorities.activate_key_authority(Kind::Jwt, &new).await.unwrap();
+    authorities.taint_key_authority(Kind::Jwt, &old).await.unwrap();
+    authorities.revoke_key_authority(Kind::Jwt, &old).await.unwrap();
+    assert!(upstream.keys.lock().jwt_authorities.iter().any(|k| k.kid == old), "it cannot be told");
+    upstream.keys.lock().jwt_authorities.push(jwt_key("another"));
+    upstream.announce_bundle().await;
+    until(&authorities, |b| b.jwt_authority("another").is_some()).await;
+    assert!(world.stored_bundle().jwt_authority(&old).is_none());
+
+    // A tainted root is left by itself.
+    let ca = active_id(authorities.ca());
+    upstream.taint_root().await;
+    upstream.announce_bundle().await;
+    until(&authorities, |b| b.x509_authorities.iter().any(|a| a.tainted)).await;
+    assert_ne!(active_id(authorities.ca()), ca);
+
+    // The stream breaks and a write fails: it is followed anew, and the write made up for.
+    upstream.break_streams();
+    world.allow(0);
+    upstream.keys.lock().jwt_authorities.push(jwt_key("late"));
+    tokio::time::sleep(std::time::Duration::from_secs(100)).await;
+    assert!(world.stored_bundle().jwt_authority("late").is_none());
+    world.heal();
+    until(&authorities, |b| b.jwt_authority("late").is_some()).await;
+    cancel.cancel();
+    tasks.await.unwrap();
 }

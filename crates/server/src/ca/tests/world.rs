@@ -16,8 +16,8 @@ use spire_ports::datastore::{
 };
 use spire_ports::observe::NoMetrics;
 use spire_ports::plugins::{
-    self, CredentialComposer, ErrorKind, JwtAuthorityUpdates, Key, KeyManager, MintedCa, PluginType,
-    UpstreamAuthority,
+    self, CredentialComposer, ErrorKind, JwtAuthorityUpdates, Key, KeyManager, LocalBundle, MintedCa,
+    PluginType, UpstreamAuthority,
 };
 use tokio::sync::mpsc;
 
@@ -263,18 +263,19 @@ impl Bundles for World {
     }
 
     async fn jwt_authority_taint(&self, _: &TrustDomain, kid: &str) -> StoreResult<JwtAuthority> {
-        let mut bundle = self.bundle.lock();
-        let all = &mut bundle.as_mut().ok_or(StoreError::NotFound)?.jwt_authorities;
-        let key = all.iter_mut().find(|a| a.kid == kid).ok_or(StoreError::NotFound)?;
-        key.tainted = true;
-        Ok(key.clone())
+        taint(&mut self.bundle.lock().as_mut().ok_or(StoreError::NotFound)?.jwt_authorities, kid)
     }
 
     async fn jwt_authority_revoke(&self, _: &TrustDomain, kid: &str) -> StoreResult<JwtAuthority> {
-        let mut bundle = self.bundle.lock();
-        let all = &mut bundle.as_mut().ok_or(StoreError::NotFound)?.jwt_authorities;
-        let at = all.iter().position(|a| a.kid == kid && a.tainted).ok_or(StoreError::NotFound)?;
-        Ok(all.remove(at))
+        revoke(&mut self.bundle.lock().as_mut().ok_or(StoreError::NotFound)?.jwt_authorities, kid)
+    }
+
+    async fn wit_authority_taint(&self, _: &TrustDomain, kid: &str) -> StoreResult<JwtAuthority> {
+        taint(&mut self.bundle.lock().as_mut().ok_or(StoreError::NotFound)?.wit_authorities, kid)
+    }
+
+    async fn wit_authority_revoke(&self, _: &TrustDomain, kid: &str) -> StoreResult<JwtAuthority> {
+        revoke(&mut self.bundle.lock().as_mut().ok_or(StoreError::NotFound)?.wit_authorities, kid)
     }
 
     async fn bundle_list(&self, _: Option<&Paging>) -> StoreResult<Page<Bundle>> {
@@ -302,6 +303,17 @@ impl Bundles for World {
     }
 }
 
+fn taint(keys: &mut [JwtAuthority], kid: &str) -> StoreResult<JwtAuthority> {
+    let key = keys.iter_mut().find(|key| key.kid == kid).ok_or(StoreError::NotFound)?;
+    key.tainted = true;
+    Ok(key.clone())
+}
+
+fn revoke(keys: &mut Vec<JwtAuthority>, kid: &str) -> StoreResult<JwtAuthority> {
+    let at = keys.iter().position(|key| key.kid == kid && key.tainted).ok_or(StoreError::NotFound)?;
+    Ok(keys.remove(at))
+}
+
 /// The CA has no use for these.
 fn unused() -> StoreError {
     StoreError::Internal("the CA does not use this".into())
@@ -313,8 +325,21 @@ pub(super) struct FakeUpstream {
     root: Mutex<ServerCaParts>,
     pub(super) roots: Mutex<Vec<X509Authority>>,
     streams: Mutex<Vec<mpsc::Sender<plugins::Result<Vec<X509Authority>>>>>,
+    /// Its keys, JWT and WIT, where it takes any.
+    pub(super) keys: Mutex<FakeKeys>,
+    bundle_streams: Mutex<Vec<mpsc::Sender<plugins::Result<Told>>>>,
     pub(super) jwt_supported: bool,
 }
+
+/// The keys of a fake upstream.
+#[derive(Default)]
+pub(super) struct FakeKeys {
+    pub(super) jwt_authorities: Vec<JwtAuthority>,
+    pub(super) wit_authorities: Vec<JwtAuthority>,
+}
+
+/// What a follower of the bundle is told.
+type Told = (Vec<X509Authority>, Vec<JwtAuthority>);
 
 /// A CA that signs by itself.
 struct ServerCaParts {
@@ -361,6 +386,8 @@ impl FakeUpstream {
             roots: Mutex::new(vec![root.authority()]),
             root: Mutex::new(root),
             streams: Mutex::default(),
+            keys: Mutex::default(),
+            bundle_streams: Mutex::default(),
             jwt_supported,
         })
     }
@@ -385,6 +412,33 @@ impl FakeUpstream {
     pub(super) async fn revoke_tainted(&self) {
         self.roots.lock().retain(|r| !r.tainted);
         self.announce().await;
+    }
+
+    fn told(&self) -> Told {
+        (self.roots.lock().clone(), self.keys.lock().jwt_authorities.clone())
+    }
+
+    /// How many follow the bundle.
+    pub(super) fn followers(&self) -> usize {
+        self.bundle_streams.lock().iter().filter(|stream| !stream.is_closed()).count()
+    }
+
+    /// Ends every stream of the bundle.
+    pub(super) fn break_streams(&self) {
+        self.bundle_streams.lock().clear();
+    }
+
+    /// Tells who follows the bundle.
+    pub(super) async fn announce_bundle(&self) {
+        let streams = self.bundle_streams.lock().clone();
+        for stream in streams {
+            let _ = stream.send(Ok(self.told())).await;
+        }
+    }
+
+    fn unsupported() -> plugins::Error {
+        let plugin = (PluginType::UpstreamAuthority, "fake-upstream");
+        plugins::Error::new(ErrorKind::Unimplemented, plugin, "not implemented")
     }
 
     async fn announce(&self) {
@@ -439,10 +493,36 @@ impl UpstreamAuthority for FakeUpstream {
         key: &JwtAuthority,
     ) -> plugins::Result<(Vec<JwtAuthority>, JwtAuthorityUpdates)> {
         if !self.jwt_supported {
-            let plugin = (PluginType::UpstreamAuthority, "fake-upstream");
-            return Err(plugins::Error::new(ErrorKind::Unimplemented, plugin, "not implemented"));
+            return Err(Self::unsupported());
         }
-        let other = JwtAuthority { kid: "upstream-key".into(), ..key.clone() };
-        Ok((vec![key.clone(), other], mpsc::channel(1).1))
+        let mut keys = self.keys.lock();
+        keys.jwt_authorities.push(key.clone());
+        if keys.jwt_authorities.len() == 1 {
+            keys.jwt_authorities.push(JwtAuthority { kid: "upstream-key".into(), ..key.clone() });
+        }
+        Ok((keys.jwt_authorities.clone(), mpsc::channel(1).1))
+    }
+
+    async fn publish_wit_key(&self, key: &JwtAuthority) -> plugins::Result<Vec<JwtAuthority>> {
+        if !self.jwt_supported {
+            return Err(Self::unsupported());
+        }
+        let mut keys = self.keys.lock();
+        keys.wit_authorities.push(key.clone());
+        Ok(keys.wit_authorities.clone())
+    }
+
+    async fn wit_keys(&self) -> plugins::Result<Vec<JwtAuthority>> {
+        Ok(self.keys.lock().wit_authorities.clone())
+    }
+
+    async fn subscribe_to_local_bundle(&self) -> plugins::Result<LocalBundle> {
+        if !self.jwt_supported {
+            return Err(Self::unsupported());
+        }
+        let (sender, updates) = mpsc::channel(4);
+        self.bundle_streams.lock().push(sender);
+        let (x509_authorities, jwt_authorities) = self.told();
+        Ok(LocalBundle { x509_authorities, jwt_authorities, updates })
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 pub(crate) mod inside;
+pub(crate) mod level;
 pub(crate) mod peer;
 pub(crate) mod programs;
 pub(crate) mod site;
@@ -11,6 +12,7 @@ pub(crate) mod walk;
 use std::time::Duration;
 
 pub(crate) use case::{Case, Need, Outcome};
+pub(crate) use level::Level;
 pub(crate) use site::Site;
 
 /// The bound of waits that end in well under a second on a quiet machine. A test never waits it out where things work.
