@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cc", "gcc libc6-dev"),
     ("make", "make"),
     ("openssl", "openssl"),
+    ("prometheus", "prometheus"),
     ("go", "golang-go"),
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use spire_agent::assembly::{self, Assembly};
+use spire_agent::assembly::{self, Assembly, Operations, Reload};
 use spire_agent::config::{AgentConfig, AgentFlags};
 use spire_agent::runtime::{Event, Events};
 use spire_cli::AgentRunFlags;
 use spire_compat::config::ConfigError;
+use spire_net::tls::TlsPolicy;
 use spire_net::uds::UnixEndpoint;
-use spire_ports::observe::{HealthChecks, NoMetrics};
-use spire_telemetry::health::{HealthConfig, HealthServer};
-use spire_telemetry::{LogConfig, LogHandle, systemd};
-use tokio::signal::unix::{SignalKind, signal};
+use spire_ports::observe::HealthChecks;
+use spire_telemetry::daemon::{self, ReloadRequests, print};
+use spire_telemetry::metrics::{OwnTls, Telemetry, TelemetryError, TelemetryOptions};
+use spire_telemetry::{LogConfig, LogHandle, heap, profiling};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +89,7 @@ pub(crate) fn run(flags: &AgentFlags) -> i32 {
             return 1;
         }
     };
-    let code = runtime.block_on(serve(config, log));
+    let code = runtime.block_on(serve(config, flags.clone(), log));
     runtime.shutdown_background();
     code
 }
@@ -110,22 +111,42 @@ fn make_socket_folder(path: &std::path::Path) -> Result<(), String> {
     UnixEndpoint::workload(path).create_directory().map_err(|error| error.to_string())
 }
 
-async fn serve(config: AgentConfig, log: LogHandle) -> i32 {
+async fn serve(config: AgentConfig, flags: AgentFlags, log: LogHandle) -> i32 {
     let stop = CancellationToken::new();
     let health = HealthChecks::new();
     let events = Events::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
-    tokio::spawn(announce(events.clone(), stop.clone()));
+    let mut operations = Operations::default();
+    let telemetry = match telemetry(&config, &operations) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return crashed(&error),
+    };
+    let watched = config.reload_on_change.then(|| config.config_path.clone().into());
+    match ReloadRequests::new(watched) {
+        Ok(requests) => {
+            let load = Arc::new(move || AgentConfig::load(&flags));
+            operations.reload =
+                Some(Reload { requests, load, telemetry: telemetry.clone(), log: log.level.clone() });
+        }
+        Err(error) => tracing::warn!(error = %error, "SIGHUP will not reload the configuration"),
+    }
+    tokio::spawn(daemon::stop_on_signal(stop.clone()));
+    let listening = wait_for(events.watch(), |event| matches!(event, Event::Listening { .. }));
+    tokio::spawn(daemon::announce(listening, stop.clone()));
     if let Some(reopen) = log.reopen {
         tokio::spawn(async move { reopen.reopen_on_signal().await });
     }
-    tokio::spawn(serve_health(health_config(&config), health.clone(), events.watch(), stop.clone()));
+    tokio::spawn(telemetry.clone().run(stop.clone()));
+    tokio::spawn(profiling::run(config.profiling.clone(), "agent", heap::report, stop.clone()));
+    let health_config = (&config.health_checks).into();
+    let started = wait_for(events.watch(), |event| matches!(event, Event::Started));
+    tokio::spawn(daemon::serve_health(health_config, health.clone(), started, stop.clone()));
     let assembly = Assembly {
         catalog: spire_plugins_builtins::agent(),
-        metrics: Arc::new(NoMetrics),
+        metrics: telemetry,
         health,
         events,
         version: COMPATIBLE_VERSION,
+        operations,
     };
     let stopped = assembly::run(config, assembly, stop.clone()).await;
     stop.cancel();
@@ -134,85 +155,37 @@ async fn serve(config: AgentConfig, log: LogHandle) -> i32 {
             tracing::info!("Agent stopped gracefully");
             0
         }
-        Err(error) => {
-            tracing::error!(error = %error, "Agent crashed");
-            1
-        }
+        Err(error) => crashed(&error),
     }
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.cancel();
+fn crashed(error: &dyn std::fmt::Display) -> i32 {
+    tracing::error!(error = %error, "Agent crashed");
+    1
 }
 
-/// Tells systemd when the Workload API listens and when the agent stops.
-async fn announce(events: Events, stop: CancellationToken) {
-    let mut watch = events.watch();
+/// Waits for an event. What was lost may have been it, and to come early does no harm here.
+async fn wait_for(mut events: broadcast::Receiver<Event>, is_it: impl Fn(&Event) -> bool) {
     loop {
-        match watch.recv().await {
-            // Only the listening counts; without systemd there is nobody to tell.
-            Ok(Event::Listening { .. }) => {
-                let _ = systemd::notify(systemd::READY);
-                break;
-            }
-            Err(broadcast::error::RecvError::Closed) => return,
-            Ok(_) | Err(_) => {}
+        match events.recv().await {
+            Ok(event) if is_it(&event) => return,
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+            Ok(_) => {}
         }
-    }
-    drop(watch);
-    stop.cancelled().await;
-    let _ = systemd::notify(systemd::STOPPING);
-}
-
-fn health_config(config: &AgentConfig) -> HealthConfig {
-    let health = &config.health_checks;
-    HealthConfig {
-        listener_enabled: health.listener_enabled,
-        bind_address: health.bind_address.clone(),
-        bind_port: health.bind_port.clone(),
-        live_path: health.live_path.clone(),
-        ready_path: health.ready_path.clone(),
     }
 }
 
-/// Serves health checks once the agent has started: before, there is nothing to check.
-async fn serve_health(
-    config: HealthConfig,
-    checks: HealthChecks,
-    mut watch: broadcast::Receiver<Event>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            event = watch.recv() => match event {
-                // What was lost may have been it, and checks that come early do no harm.
-                Ok(Event::Started) | Err(broadcast::error::RecvError::Lagged(_)) => break,
-                Err(broadcast::error::RecvError::Closed) => return,
-                Ok(_) => {}
-            },
-        }
-    }
-    drop(watch);
-    let server = HealthServer::new(config, checks);
-    tokio::select! {
-        () = stop.cancelled() => tracing::debug!(subsystem_name = "health", "Finishing health checker"),
-        served = server.run() => if let Err(error) = served {
-            tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
+fn telemetry(config: &AgentConfig, operations: &Operations) -> Result<Arc<Telemetry>, TelemetryError> {
+    Telemetry::new(TelemetryOptions {
+        config: config.telemetry.clone(),
+        service: "spire_agent",
+        trust_domain: config.trust_domain.name().to_owned(),
+        own_tls: OwnTls {
+            svid: operations.identity.clone(),
+            trust: operations.trust.clone(),
+            policy: TlsPolicy { require_pq_kem: config.require_pq_kem },
         },
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "there is no log before the configuration is read")]
-fn print(line: &str) {
-    eprintln!("{line}");
+        heap: heap::sizes,
+    })
 }

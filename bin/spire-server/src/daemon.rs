@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use spire_cli::ServerRunFlags;
 use spire_compat::config::{ConfigError, PluginConfig, PluginData};
-use spire_ports::observe::{HealthChecks, NoMetrics};
+use spire_net::tls::TlsPolicy;
+use spire_ports::observe::HealthChecks;
 use spire_server::api::LogControl;
 use spire_server::config::{ServerConfig, ServerFlags};
-use spire_server::runtime::{self, Assembly, OpenedStore};
+use spire_server::runtime::{self, Assembly, OpenedStore, Operations, Reload};
 use spire_store::{SqlConfig, SqlStore};
-use spire_telemetry::health::{HealthConfig, HealthServer};
-use spire_telemetry::{Level, LogConfig, LogHandle, LogLevel, systemd};
-use tokio::signal::unix::{SignalKind, signal};
+use spire_telemetry::daemon::{self, ReloadRequests, print};
+use spire_telemetry::metrics::{OwnTls, Telemetry, TelemetryError, TelemetryOptions};
+use spire_telemetry::{Level, LogConfig, LogHandle, LogLevel, heap, profiling};
 use tokio_util::sync::CancellationToken;
 
 /// The version that tools are told, with our own beside it.
@@ -59,7 +60,7 @@ pub(crate) fn run(flags: &ServerFlags) -> i32 {
             return 1;
         }
     };
-    let code = runtime.block_on(serve(config, log));
+    let code = runtime.block_on(serve(config, flags.clone(), log));
     // What graceful stopping could not end must not keep the process.
     runtime.shutdown_background();
     code
@@ -78,37 +79,77 @@ fn refuse(error: &ConfigError) -> i32 {
     1
 }
 
-async fn serve(config: ServerConfig, log: LogHandle) -> i32 {
+async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle) -> i32 {
     let (ready, stop) = (CancellationToken::new(), CancellationToken::new());
+    let mut operations = Operations::default();
+    let telemetry = match telemetry(&config, &operations) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return crashed(&error),
+    };
+    let watched = config.experimental.reload_on_change.then(|| config.config_path.clone().into());
+    match ReloadRequests::new(watched) {
+        Ok(requests) => {
+            let load = Arc::new(move || ServerConfig::load(&flags));
+            operations.reload = Some(Reload { requests, load, telemetry: telemetry.clone() });
+        }
+        Err(error) => tracing::warn!(error = %error, "SIGHUP will not reload the configuration"),
+    }
     let health = HealthChecks::new();
     let assembly = Assembly {
         open_store: Box::new(|plugin| Box::pin(open_store(plugin))),
         catalog: spire_plugins_builtins::server(),
-        metrics: Arc::new(NoMetrics),
+        metrics: telemetry.clone(),
         launch_log_level: log.level.launch().as_str().to_owned(),
         log: Arc::new(Log(log.level.clone())),
         version: VERSION.to_owned(),
         health: health.clone(),
+        operations,
     };
-    tokio::spawn(stop_on_signal(stop.clone()));
-    tokio::spawn(announce(ready.clone(), stop.clone()));
+    tokio::spawn(daemon::stop_on_signal(stop.clone()));
+    tokio::spawn(daemon::announce(ready.clone().cancelled_owned(), stop.clone()));
     if let Some(reopen) = log.reopen {
         tokio::spawn(async move { reopen.reopen_on_signal().await });
     }
-    tokio::spawn(serve_health(health_config(&config), health, ready.clone(), stop.clone()));
-    let stopped = runtime::run(config, assembly, ready, stop.clone()).await;
+    tokio::spawn(telemetry.run(stop.clone()));
+    tokio::spawn(profiling::run(config.profiling.clone(), "server", heap::report, stop.clone()));
+    let health_config = (&config.health_checks).into();
+    let started = ready.clone().cancelled_owned();
+    tokio::spawn(daemon::serve_health(health_config, health, started, stop.clone()));
+    let unstarted = daemon::stopped_while_starting(ready.clone(), stop.clone());
+    let running = tokio::spawn(runtime::run(config, assembly, ready, stop.clone()));
+    let stopped = tokio::select! {
+        stopped = running => stopped,
+        () = unstarted => Ok(Ok(())),
+    };
     stop.cancel();
     match stopped {
-        Ok(()) => {
+        Ok(Ok(())) => {
             tracing::info!("Server stopped gracefully");
             0
         }
-        Err(error) => {
-            tracing::error!(error = %error, "Fatal run error");
-            tracing::error!(error = %error, "Server crashed");
-            1
-        }
+        Ok(Err(error)) => crashed(&error),
+        Err(error) => crashed(&error),
     }
+}
+
+fn crashed(error: &dyn std::fmt::Display) -> i32 {
+    tracing::error!(error = %error, "Fatal run error");
+    tracing::error!(error = %error, "Server crashed");
+    1
+}
+
+fn telemetry(config: &ServerConfig, operations: &Operations) -> Result<Arc<Telemetry>, TelemetryError> {
+    Telemetry::new(TelemetryOptions {
+        config: config.telemetry.clone(),
+        service: "spire_server",
+        trust_domain: config.trust_domain.name().to_owned(),
+        own_tls: OwnTls {
+            svid: operations.identity.clone(),
+            trust: operations.trust.clone(),
+            policy: TlsPolicy { require_pq_kem: config.experimental.require_pq_kem },
+        },
+        heap: heap::sizes,
+    })
 }
 
 /// The settings of a `DataStore "sql"` block.
@@ -152,8 +193,16 @@ impl LogControl for Log {
     }
 
     fn set(&self, level: u8) {
-        self.0.set(LEVELS.get(usize::from(level)).copied().unwrap_or(Level::Trace));
+        self.0.set(level_of(level));
     }
+
+    fn configure(&self, level: u8) {
+        self.0.relaunch(level_of(level));
+    }
+}
+
+fn level_of(number: u8) -> Level {
+    LEVELS.get(usize::from(number)).copied().unwrap_or(Level::Trace)
 }
 
 const LEVELS: [Level; 7] =
@@ -161,58 +210,4 @@ const LEVELS: [Level; 7] =
 
 fn number(level: Level) -> u8 {
     LEVELS.iter().position(|l| *l == level).and_then(|n| u8::try_from(n).ok()).unwrap_or(6)
-}
-
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.cancel();
-}
-
-/// Tells systemd when the server answers and when it stops.
-async fn announce(ready: CancellationToken, stop: CancellationToken) {
-    ready.cancelled().await;
-    // Without systemd there is nobody to tell, and a broken notification is no reason to stop.
-    let _ = systemd::notify(systemd::READY);
-    stop.cancelled().await;
-    let _ = systemd::notify(systemd::STOPPING);
-}
-
-fn health_config(config: &ServerConfig) -> HealthConfig {
-    let health = &config.health_checks;
-    HealthConfig {
-        listener_enabled: health.listener_enabled,
-        bind_address: health.bind_address.clone(),
-        bind_port: health.bind_port.clone(),
-        live_path: health.live_path.clone(),
-        ready_path: health.ready_path.clone(),
-    }
-}
-
-async fn serve_health(
-    config: HealthConfig,
-    checks: HealthChecks,
-    ready: CancellationToken,
-    stop: CancellationToken,
-) {
-    ready.cancelled().await;
-    let server = HealthServer::new(config, checks);
-    tokio::select! {
-        () = stop.cancelled() => tracing::debug!(subsystem_name = "health", "Finishing health checker"),
-        served = server.run() => if let Err(error) = served {
-            tracing::error!(subsystem_name = "health", error = %error, "Error serving health checks");
-        },
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "there is no log before the configuration is read")]
-fn print(line: &str) {
-    eprintln!("{line}");
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use spire_compat::config::PluginConfig;
 use spire_core::spiffe::TrustDomain;
-use spire_ports::observe::{HealthChecks, Metrics};
+use spire_ports::observe::{HealthChecks, Label, Metrics, names};
 use spire_ports::plugins::catalog::AgentCatalog;
 use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
 use spire_ports::plugins::{
@@ -18,6 +18,9 @@ use spire_ports::plugins::{
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AgentConfig, BundleFormat, RebootstrapMode, TrustBundleSource};
+use crate::metered::MeteredKeys;
+use crate::reload::Running;
+pub use crate::reload::{Operations, Reload};
 use crate::runtime::{self, AgentError, Clock, Deps, Events, Options};
 
 /// What the binary brings.
@@ -32,6 +35,8 @@ pub struct Assembly {
     pub events: Events,
     /// The version that the log and the server are told.
     pub version: &'static str,
+    /// What is shared with those that operate the agent.
+    pub operations: Operations,
 }
 
 /// Why an agent could not run.
@@ -57,12 +62,22 @@ pub enum RunError {
 /// [`RunError`] when it cannot start or cannot go on.
 pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToken) -> Result<(), RunError> {
     refuse_what_is_not_built(&config)?;
+    emit_started(&*assembly.metrics, assembly.version, &config.trust_domain);
     runtime::prepare(&config.data_dir, assembly.version)?;
     let plugins =
         Plugins::load(&config, &assembly.catalog, Host::metrics_only(assembly.metrics.clone())).await?;
     let unloading = plugins.unloading;
+    let live = assembly.operations.live();
+    // From before the attestation on, which may take long.
+    let ended_with_us = CancellationToken::new();
+    let _end = ended_with_us.clone().drop_guard();
+    if let Some(reload) = assembly.operations.reload {
+        let following = Running { config: config.clone(), live: live.clone() };
+        tokio::spawn(ended_with_us.run_until_cancelled_owned(following.follow(reload)));
+    }
     let deps = Deps {
-        key_manager: plugins.key_manager,
+        live,
+        key_manager: MeteredKeys::new(plugins.key_manager, assembly.metrics.clone()),
         node_attestor: plugins.node_attestor,
         workload_attestors: plugins.workload_attestors,
         metrics: assembly.metrics,
@@ -76,16 +91,19 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
     Ok(ended?)
 }
 
+fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain) {
+    let labels = [
+        Label::new(names::label::VERSION, version),
+        Label::new(names::label::TRUST_DOMAIN_ID, trust_domain.name()),
+    ];
+    metrics.set_gauge(names::common::STARTED, 1.0, &labels);
+}
+
 /// Refuses what the configuration may ask for and this agent does not do yet, rather than doing without.
 fn refuse_what_is_not_built(config: &AgentConfig) -> Result<(), RunError> {
     let asked = [
         ("agent.admin_socket_path", config.admin_socket_path.is_some()),
         ("agent.experimental.broker", config.broker.is_some()),
-        ("agent.profiling_enabled", config.profiling.enabled),
-        ("telemetry.Prometheus", config.telemetry.prometheus.is_some()),
-        ("telemetry.DogStatsd", !config.telemetry.dog_statsd.is_empty()),
-        ("telemetry.Statsd", !config.telemetry.statsd.is_empty()),
-        ("telemetry.M3", !config.telemetry.m3.is_empty()),
     ];
     asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
 }
@@ -187,8 +205,18 @@ impl AgentNodeAttestor for JoinToken {
     }
 }
 
-fn options(config: AgentConfig) -> Options {
+/// The limits as the Workload API has them.
+pub(crate) fn rate_limits(config: &crate::config::RateLimits) -> runtime::RateLimits {
     let limit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    runtime::RateLimits {
+        fetch_x509_svid: limit(config.fetch_x509_svid),
+        fetch_x509_bundles: limit(config.fetch_x509_bundles),
+        fetch_jwt_svid: limit(config.fetch_jwt_svid),
+        fetch_jwt_bundles: limit(config.fetch_jwt_bundles),
+    }
+}
+
+fn options(config: AgentConfig) -> Options {
     Options {
         server_host: config.server_address,
         server_port: config.server_port,
@@ -212,12 +240,7 @@ fn options(config: AgentConfig) -> Options {
         allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims,
         wit_svids_enabled: config.feature_flags.wit_svid,
         log_selectors: config.log_selectors,
-        rate_limits: runtime::RateLimits {
-            fetch_x509_svid: limit(config.ratelimit.fetch_x509_svid),
-            fetch_x509_bundles: limit(config.ratelimit.fetch_x509_bundles),
-            fetch_jwt_svid: limit(config.ratelimit.fetch_jwt_svid),
-            fetch_jwt_bundles: limit(config.ratelimit.fetch_jwt_bundles),
-        },
+        rate_limits: rate_limits(&config.ratelimit),
         ..Options::new(config.trust_domain, config.data_dir, trust_bundle(config.trust_bundle))
     }
 }

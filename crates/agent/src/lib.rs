@@ -8,6 +8,8 @@ pub mod assembly;
 pub mod config;
 #[cfg(test)]
 mod fixture;
+mod metered;
+mod reload;
 pub mod runtime;
 #[cfg(test)]
 mod tests;

@@ -55,6 +55,8 @@ pub(crate) struct Rows {
     pub(crate) journals: Vec<StoredJournal>,
     pub(crate) entry_events: Vec<Event<EntryId>>,
     pub(crate) node_events: Vec<Event<SpiffeId>>,
+    /// The times before which events were pruned.
+    pub(crate) events_pruned: Vec<Timestamp>,
     /// Answers every call with an error.
     pub(crate) broken: bool,
 }
@@ -495,7 +497,8 @@ impl Events for MemoryStore {
     async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>> {
         Ok(self.rows()?.node_events.iter().find(|e| e.id == id).cloned())
     }
-    async fn events_prune(&self, _: Timestamp) -> Result<()> {
+    async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
+        self.rows()?.events_pruned.push(created_before);
         Ok(())
     }
 }

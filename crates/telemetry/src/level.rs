@@ -121,12 +121,13 @@ impl FromStr for Level {
 #[derive(Clone, Debug)]
 pub struct LogLevel {
     current: Arc<AtomicU8>,
-    launch: Level,
+    launch: Arc<AtomicU8>,
 }
 
 impl LogLevel {
     pub(crate) fn new(launch: Level) -> Self {
-        Self { current: Arc::new(AtomicU8::new(launch as u8)), launch }
+        let level = || Arc::new(AtomicU8::new(launch as u8));
+        Self { current: level(), launch: level() }
     }
 
     /// The level in force now.
@@ -134,9 +135,15 @@ impl LogLevel {
         Level::from_repr(self.current.load(Ordering::Relaxed))
     }
 
-    /// The level that the process was started with.
+    /// The level of the configuration: that with which the process was started, or that of the last reload.
     pub fn launch(&self) -> Level {
-        self.launch
+        Level::from_repr(self.launch.load(Ordering::Relaxed))
+    }
+
+    /// Takes the level of a reloaded configuration.
+    pub fn relaunch(&self, level: Level) {
+        self.launch.store(level as u8, Ordering::Relaxed);
+        self.set(level);
     }
 
     /// Changes the level; every thread follows at once.
@@ -146,9 +153,9 @@ impl LogLevel {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// Back to the level that the process was started with.
+    /// Back to the level of the configuration.
     pub fn reset(&self) {
-        self.set(self.launch);
+        self.set(self.launch());
     }
 }
 

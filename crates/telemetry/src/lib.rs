@@ -4,14 +4,20 @@
 //! and values of fields. [`init`] is called once by a binary; tests use [`Capture`].
 
 mod capture;
+pub mod daemon;
 mod event;
 mod format;
 mod gotext;
 pub mod health;
 mod health_http;
+#[cfg(feature = "jemalloc")]
+pub mod heap;
+mod http;
 mod inmem;
 mod layer;
 mod level;
+pub mod metrics;
+pub mod profiling;
 mod sink;
 mod startup;
 pub mod systemd;

@@ -5,18 +5,24 @@ use spire_compat::config::{Notice, Severity, UnknownKeys};
 
 use crate::{Level, LogConfig, LogFormat};
 
+impl From<FileLevel> for Level {
+    fn from(level: FileLevel) -> Self {
+        match level {
+            FileLevel::Panic => Self::Panic,
+            FileLevel::Fatal => Self::Fatal,
+            FileLevel::Error => Self::Error,
+            FileLevel::Warn => Self::Warn,
+            FileLevel::Info => Self::Info,
+            FileLevel::Debug => Self::Debug,
+            FileLevel::Trace => Self::Trace,
+        }
+    }
+}
+
 impl From<&LogSettings> for LogConfig {
     fn from(settings: &LogSettings) -> Self {
         Self {
-            level: match settings.level {
-                FileLevel::Panic => Level::Panic,
-                FileLevel::Fatal => Level::Fatal,
-                FileLevel::Error => Level::Error,
-                FileLevel::Warn => Level::Warn,
-                FileLevel::Info => Level::Info,
-                FileLevel::Debug => Level::Debug,
-                FileLevel::Trace => Level::Trace,
-            },
+            level: settings.level.into(),
             format: match settings.format {
                 FileFormat::Default => LogFormat::Default,
                 FileFormat::Text => LogFormat::Text,

@@ -15,6 +15,13 @@ pub const STOPPING: &str = "STOPPING=1";
 /// The service reads its configuration again; `READY=1` follows.
 pub const RELOADING: &str = "RELOADING=1";
 
+/// [`RELOADING`] with the time that `Type=notify-reload` wants to see.
+pub fn reloading() -> String {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+    format!("{RELOADING}\nMONOTONIC_USEC={micros}")
+}
+
 /// Sends `state` to the service manager that `NOTIFY_SOCKET` names; `Ok(false)` where there is none.
 pub fn notify(state: &str) -> io::Result<bool> {
     match std::env::var_os("NOTIFY_SOCKET") {

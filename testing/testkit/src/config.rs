@@ -18,6 +18,8 @@ pub struct Server {
     pub key_manager: &'static str,
     /// Further plugins, as text.
     pub plugins: String,
+    /// Further sections, such as `telemetry { … }`, as text.
+    pub sections: String,
 }
 
 impl Server {
@@ -31,6 +33,7 @@ impl Server {
             lines: vec!["ratelimit { attestation = false }".to_owned()],
             key_manager: "disk",
             plugins: String::new(),
+            sections: String::new(),
         }
     }
 
@@ -69,10 +72,11 @@ impl Server {
             "}}\n\nplugins {{\n    DataStore \"sql\" {{\n        plugin_data {{\n            database_type = \
              \"sqlite3\"\n            connection_string = \"{data}/datastore.sqlite3\"\n        }}\n    }}\n    \
              KeyManager \"{kind}\" {{\n        plugin_data {{\n            {keys}\n        }}\n    }}\n    \
-             NodeAttestor \"join_token\" {{\n        plugin_data {{\n        }}\n    }}\n{more}}}\n",
+             NodeAttestor \"join_token\" {{\n        plugin_data {{\n        }}\n    }}\n{more}}}\n{sections}",
             data = self.data().display(),
             kind = self.key_manager,
             more = self.plugins,
+            sections = self.sections,
         );
         text
     }
@@ -93,6 +97,8 @@ pub struct Agent {
     pub unix: String,
     /// The node attestor's name, and its settings.
     pub attestor: (&'static str, String),
+    /// Further sections, such as `telemetry { … }`, as text.
+    pub sections: String,
 }
 
 impl Agent {
@@ -106,6 +112,7 @@ impl Agent {
             lines: vec!["insecure_bootstrap = true".to_owned()],
             unix: "discover_workload_path = true".to_owned(),
             attestor: ("join_token", String::new()),
+            sections: String::new(),
         }
     }
 
@@ -140,11 +147,12 @@ impl Agent {
             "}}\n\nplugins {{\n    KeyManager \"disk\" {{\n        plugin_data {{\n            directory = \
              \"{data}\"\n        }}\n    }}\n    NodeAttestor \"{attestor}\" {{\n        plugin_data {{\n{settings}        \
              }}\n    }}\n    WorkloadAttestor \"unix\" {{\n        plugin_data {{\n            {unix}\n        }}\n    \
-             }}\n}}\n",
+             }}\n}}\n{sections}",
             data = self.data().display(),
             unix = self.unix,
             attestor = self.attestor.0,
             settings = self.attestor.1,
+            sections = self.sections,
         );
         text
     }

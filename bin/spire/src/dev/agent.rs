@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use spire_agent::assembly::{self, Assembly, RunError};
+use spire_agent::assembly::{self, Assembly, Operations, RunError};
 use spire_agent::config::{AgentConfig, AgentFlags};
 use spire_agent::runtime::{Event, Events};
 use spire_compat::config::ConfigFile;
@@ -61,6 +61,7 @@ impl Agent {
             health: HealthChecks::new(),
             events: events.clone(),
             version: env!("CARGO_PKG_VERSION"),
+            operations: Operations::default(),
         };
         let mut task = tokio::spawn(assembly::run(config, assembly, stop));
         loop {

@@ -9,7 +9,7 @@ use spire_ports::observe::{HealthChecks, NoMetrics};
 use spire_ports::plugins::catalog::ServerCatalog;
 use spire_server::api::LogControl;
 use spire_server::config::{ServerConfig, ServerFlags};
-use spire_server::runtime::{self, Assembly, OpenedStore, RunError};
+use spire_server::runtime::{self, Assembly, OpenedStore, Operations, RunError};
 use spire_store::{SqlConfig, SqlStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,7 @@ impl Server {
             launch_log_level: "info".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             health: HealthChecks::new(),
+            operations: Operations::default(),
         };
         let ready = CancellationToken::new();
         let mut task = tokio::spawn(runtime::run(config, assembly, ready.clone(), stop));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use spire_core::spiffe::Selectors;
 use spire_net::ratelimit::PerKeyLimiter;
@@ -35,12 +36,13 @@ pub(super) struct WorkloadApi(Arc<Shared>);
 struct Shared {
     core: Arc<Core>,
     attestation: Arc<WorkloadAttestation>,
-    limits: Limits,
+    limits: ArcSwap<Limits>,
     open_calls: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// A limiter for each RPC that has a limit.
 struct Limits {
+    made_for: RateLimits,
     x509_svid: Option<PerKeyLimiter<Selectors>>,
     x509_bundles: Option<PerKeyLimiter<Selectors>>,
     jwt_svid: Option<PerKeyLimiter<Selectors>>,
@@ -61,6 +63,7 @@ impl Limits {
             })
         };
         Self {
+            made_for: limits,
             x509_svid: limiter(Rpc::FetchX509Svid, limits.fetch_x509_svid),
             jwt_svid: limiter(Rpc::FetchJwtSvid, limits.fetch_jwt_svid),
             x509_bundles: limiter(Rpc::FetchX509Bundles, limits.fetch_x509_bundles),
@@ -90,7 +93,7 @@ struct Caller {
 
 impl WorkloadApi {
     pub(super) fn new(core: Arc<Core>, attestation: Arc<WorkloadAttestation>) -> Self {
-        let limits = Limits::new(core.options().rate_limits);
+        let limits = ArcSwap::from_pointee(Limits::new(core.rate_limits()));
         Self(Arc::new(Shared { core, attestation, limits, open_calls: Arc::default() }))
     }
 }
@@ -194,7 +197,13 @@ impl Shared {
     }
 
     fn limit(&self, caller: Caller, selectors: &Selectors) -> Result<(), Status> {
-        let Some(limiter) = self.limits.of(caller.rpc).filter(|_| !caller.is_agent) else { return Ok(()) };
+        let mut limits = self.limits.load_full();
+        let wanted = self.core.rate_limits();
+        if limits.made_for != wanted {
+            limits = Arc::new(Limits::new(wanted));
+            self.limits.store(Arc::clone(&limits));
+        }
+        let Some(limiter) = limits.of(caller.rpc).filter(|_| !caller.is_agent) else { return Ok(()) };
         let now = Instant::now();
         if limiter.bucket(selectors.clone(), now).allow(1, now) {
             return Ok(());

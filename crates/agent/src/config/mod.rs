@@ -118,6 +118,8 @@ pub struct AgentConfig {
     pub use_sync_authorized_entries: bool,
     /// Whether every TLS connection needs a post-quantum key exchange.
     pub require_pq_kem: bool,
+    /// Whether a change of the file reloads it, as SIGHUP does. SPIRE has no such key.
+    pub reload_on_change: bool,
     /// Calls a second for one set of selectors; zero is off.
     pub ratelimit: RateLimits,
     /// The broker API; `None` is off.
@@ -294,6 +296,7 @@ impl<'a> Resolver<'a> {
             jwt_svid_cache_hit_timeout,
             use_sync_authorized_entries: agent.experimental.use_sync_authorized_entries.unwrap_or(true),
             require_pq_kem: agent.experimental.require_pq_kem.unwrap_or_default(),
+            reload_on_change: agent.experimental.reload_on_change.unwrap_or_default(),
             ratelimit,
             broker,
             feature_flags,

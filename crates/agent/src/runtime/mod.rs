@@ -16,6 +16,7 @@ mod events;
 mod fetch_svids;
 mod identities;
 mod keys;
+mod live;
 mod options;
 mod rotate;
 mod run;
@@ -37,6 +38,7 @@ pub use error::AgentError;
 pub use events::{Event, Events};
 pub use identities::{Identities, Served, Subscription};
 pub use keys::CsrError;
+pub use live::Live;
 pub use options::{
     BundleFormat, DEFAULT_SVID_CACHE_MAX_SIZE, DEFAULT_SYNC_INTERVAL, Options, RateLimits, Rebootstrap,
     TrustBundle,

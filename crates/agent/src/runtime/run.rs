@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spire_core::svids::{Limits, Rotation, X509Cache};
-use spire_ports::observe::{HealthChecks, Label, Logged, Metrics, check, names};
+use spire_ports::observe::{HealthChecks, Logged, Metrics, check};
 use spire_ports::plugins::{AgentNodeAttestor, KeyManager, WorkloadAttestor};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use super::error::AgentError;
 use super::events::{Event, Events};
 use super::identities::Identities;
 use super::keys::SvidKeys;
+use super::live::Live;
 use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options, Rebootstrap};
 use super::shared::{Core, Parts};
 use super::status::Verdict;
@@ -49,6 +50,8 @@ pub struct Deps {
     pub version: &'static str,
     /// The time; [`Clock::System`] outside tests.
     pub clock: Clock,
+    /// What is shared with those that operate the agent.
+    pub live: Live,
 }
 
 /// Runs an agent until it is told to stop, which is no failure, or cannot go on.
@@ -113,11 +116,6 @@ pub(crate) async fn start(
 ) -> Result<(Arc<Core>, Arc<AgentHealth>), AgentError> {
     create_data_dir(&options.data_dir)?;
     let storage = Arc::new(Storage::open(&options.data_dir).map_err(AgentError::OpenStorage)?);
-    let labels = [
-        Label::new(names::label::VERSION, deps.version),
-        Label::new(names::label::TRUST_DOMAIN_ID, options.trust_domain.name()),
-    ];
-    deps.metrics.set_gauge(names::common::STARTED, 1.0, &labels);
     let health = Arc::new(AgentHealth::default());
     // The name is the agent's alone.
     let _ = deps.health.add(check::AGENT, health.clone());
@@ -156,6 +154,7 @@ pub(crate) async fn start(
         svid: attested.svid,
         bundle: attested.bundle,
         identities,
+        live: deps.live.clone(),
     })?;
     initialize(&core, deps.version).await?;
     Ok((core, health))

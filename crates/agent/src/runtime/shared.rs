@@ -14,7 +14,7 @@ use spire_core::spiffe::Bundle;
 use spire_core::svids::{Jitter, JwtCache, JwtKey, JwtLookup, JwtSvid, Rotation, WitCache, X509Svid};
 use spire_core::time::Timestamp;
 use spire_net::tls::Identity;
-use spire_ports::observe::{Metrics, names};
+use spire_ports::observe::{Call, Metrics, names};
 use spire_ports::plugins::AgentNodeAttestor;
 use tokio::sync::Notify;
 
@@ -27,7 +27,8 @@ use super::error::AgentError;
 use super::events::{Event, Events};
 use super::identities::Identities;
 use super::keys::SvidKeys;
-use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options};
+use super::live::Live;
+use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options, RateLimits};
 use super::storage::Storage;
 use super::trust::{Trust, certificates};
 
@@ -64,6 +65,7 @@ pub struct Core {
     /// Held by who fetches WIT-SVIDs, so that one key is made for an identity and not one a stream.
     pub(super) wit_fetch: tokio::sync::Mutex<()>,
     identities: Arc<Identities>,
+    live: Live,
 }
 
 /// The agent's SVID and when to replace it.
@@ -96,6 +98,8 @@ pub struct Parts {
     pub bundle: Bundle,
     /// What is served.
     pub identities: Arc<Identities>,
+    /// What is shared with those that operate the agent.
+    pub live: Live,
 }
 
 impl Core {
@@ -105,8 +109,9 @@ impl Core {
     /// [`AgentError`] when certificate and key do not go together.
     pub fn new(parts: Parts) -> Result<Arc<Self>, AgentError> {
         let options = parts.options;
-        let identity = Identity::empty();
+        let identity = Arc::clone(&parts.live.identity);
         let trust = Trust::new(options.trust_domain.clone(), certificates(&parts.bundle));
+        parts.live.trust.fill(trust.clone());
         let client = ServerClient::new(&options, trust.clone(), Some(Arc::clone(&identity)))?;
         let or_default = |size: usize| if size == 0 { DEFAULT_SVID_CACHE_MAX_SIZE } else { size };
         let max_jwt = or_default(options.jwt_svid_cache_max_size);
@@ -137,6 +142,7 @@ impl Core {
             wit: Mutex::new(WitCache::new(max_wit, rotation)),
             wit_fetch: tokio::sync::Mutex::default(),
             identities: parts.identities,
+            live: parts.live,
             options,
         };
         core.show(&core.svid.load().svid)?;
@@ -185,6 +191,11 @@ impl Core {
 
     pub(super) fn set_last_sync(&self, now: Timestamp) {
         self.last_sync.store(now.unix(), Ordering::Relaxed);
+    }
+
+    /// The limits of the Workload API that are in force.
+    pub fn rate_limits(&self) -> RateLimits {
+        self.live.rate_limits.load().as_deref().copied().unwrap_or(self.options.rate_limits)
     }
 
     /// JWT-SVIDs that are cached.
@@ -258,7 +269,17 @@ impl Core {
             .map(|a| a.kid.clone())
             .collect();
         if !keys.is_empty() {
-            for (kid, count) in self.jwt.lock().taint(&keys) {
+            let call =
+                Call::start(&*self.metrics, names::agent::CACHE_MANAGER_WORKLOAD_PROCESS_TAINTED_JWT_SVIDS);
+            let removed = self.jwt.lock().taint(&keys);
+            call.done("OK");
+            let total: usize = removed.values().sum();
+            self.metrics.add_sample(
+                names::agent::CACHE_MANAGER_TAINTED_JWT_SVIDS_WORKLOAD,
+                total as f32,
+                &[],
+            );
+            for (kid, count) in removed {
                 tracing::info!(
                     subsystem_name = "cache_manager",
                     jwt_authority_key_ids = kid,
@@ -299,11 +320,15 @@ impl Core {
                 false
             })
         };
+        let call =
+            Call::start(&*self.metrics, names::agent::CACHE_MANAGER_WORKLOAD_PROCESS_TAINTED_X509_SVIDS);
         let count = self.identities.taint(|svid| {
             let chain: Vec<Certificate> =
                 svid.chain.iter().filter_map(|der| Certificate::from_der(der.clone()).ok()).collect();
             signed(&chain)
         });
+        call.done("OK");
+        self.metrics.add_sample(names::agent::CACHE_MANAGER_TAINTED_X509_SVIDS_WORKLOAD, count as f32, &[]);
         tracing::info!(subsystem_name = "cache_manager", tainted_x509_svids = count, "Tainted X.509 SVIDs");
         if signed(&self.svid.load().svid.chain) {
             tracing::info!(

@@ -10,7 +10,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use plugins::{LegacyPlugins, PluginConfig, PluginData, plugin_configs};
+pub use plugins::{LegacyPlugins, PluginConfig, PluginData, changed_plugins, plugin_configs};
 pub use sections::ignored as ignored_keys;
 pub use sections::{
     HealthChecks, M3Config, PrometheusConfig, PrometheusTls, SectionUnknowns, StatsdConfig, TelemetryConfig,

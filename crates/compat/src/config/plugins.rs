@@ -57,6 +57,31 @@ impl PluginConfig {
     pub fn is_external(&self) -> bool {
         !self.path.is_empty()
     }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let data = |data: &PluginData| match data {
+            PluginData::None => None,
+            PluginData::Fixed(fragment) => Some((true, fragment.print())),
+            PluginData::File(path) => Some((false, path.clone())),
+        };
+        let Self { kind, name, path, args, checksum, data: own, disabled } = self;
+        (kind, name, path, args, checksum, disabled)
+            == (&other.kind, &other.name, &other.path, &other.args, &other.checksum, &other.disabled)
+            && data(own) == data(&other.data)
+    }
+}
+
+/// The plugins whose blocks differ between two configurations, as `plugins.Type "name"`, in the order of the new one
+/// and then the removed ones. The content of a `plugin_data_file` does not count, the layout of a block neither.
+pub fn changed_plugins(old: &[PluginConfig], new: &[PluginConfig]) -> Vec<String> {
+    fn find<'a>(list: &'a [PluginConfig], one: &PluginConfig) -> Option<&'a PluginConfig> {
+        list.iter().find(|other| other.kind == one.kind && other.name == one.name)
+    }
+    let name = |plugin: &PluginConfig| format!("plugins.{} {}", plugin.kind, quote(&plugin.name));
+    let added_or_other =
+        new.iter().filter(|plugin| find(old, plugin).is_none_or(|known| !known.is_like(plugin)));
+    let removed = old.iter().filter(|plugin| find(new, plugin).is_none());
+    added_or_other.chain(removed).map(name).collect()
 }
 
 /// Which old plugin types and names to translate, ignore or refuse.

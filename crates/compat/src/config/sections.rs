@@ -35,6 +35,15 @@ pub struct TelemetryConfig {
     pub blocked_labels: Option<Vec<String>>,
 }
 
+impl TelemetryConfig {
+    /// Whether another configuration has the same sinks; names, labels and filters do not count, and neither does the
+    /// content of certificate files.
+    pub fn has_sinks_of(&self, other: &Self) -> bool {
+        (&self.prometheus, &self.dog_statsd, &self.statsd, &self.m3, self.in_mem)
+            == (&other.prometheus, &other.dog_statsd, &other.statsd, &other.m3, other.in_mem)
+    }
+}
+
 /// `telemetry.Prometheus`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PrometheusConfig {

@@ -83,6 +83,11 @@ impl<P> Index<P> {
         self.by_id.iter()
     }
 
+    /// All node aliases, in no order.
+    pub fn aliases(&self) -> impl Iterator<Item = &Arc<Record<P>>> {
+        self.aliases.iter()
+    }
+
     /// One entry, whoever may see it.
     pub fn record(&self, id: &EntryId) -> Option<&Arc<Record<P>>> {
         self.by_id.find(self.hash(id), |record| record.id == *id)

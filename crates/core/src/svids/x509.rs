@@ -75,6 +75,8 @@ pub struct Stale {
     pub entry: Arc<Entry>,
     /// When the SVID that is held expires; none when none is held.
     pub expires_at: Option<Timestamp>,
+    /// Whether that one is due for its age, and not because its entry changed or its authority is tainted.
+    pub is_expiring: bool,
 }
 
 /// The entries that this agent is authorised for and the X.509-SVIDs that it holds.
@@ -343,6 +345,7 @@ impl X509Cache {
                 wanted.push(Stale {
                     entry: Arc::clone(&record.entry),
                     expires_at: record.svid.as_ref().map(|svid| svid.not_after),
+                    is_expiring: record.svid.is_some() && record.renew_at <= now,
                 });
             }
         }

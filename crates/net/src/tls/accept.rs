@@ -107,7 +107,7 @@ impl ServerTls {
         Ok(Self::finish(config, alpn))
     }
 
-    fn finish(mut config: ServerConfig, alpn: &[&[u8]]) -> Self {
+    pub(super) fn finish(mut config: ServerConfig, alpn: &[&[u8]]) -> Self {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -13,6 +13,7 @@
 
 mod accept;
 mod client;
+mod clients;
 mod connect;
 mod files;
 mod identity;
@@ -35,6 +36,7 @@ use spire_core::spiffe::{SpiffeId, TrustDomain};
 pub(crate) use self::accept::Addresses;
 pub use self::accept::{ClientAuth, ServerTls, TlsConnection, TlsIncoming, TlsInfo};
 pub use self::client::TlsClient;
+pub use self::clients::{ClientsError, LateTrust};
 pub use self::connect::{DialError, GrpcStream, TlsConnector, UnixConnector, dial_error};
 pub use self::files::{CertificateFiles, CertificateFilesError};
 pub use self::identity::{Identity, IdentityError};
@@ -63,6 +65,8 @@ pub enum Authorize {
     Any,
     /// This one.
     Exactly(SpiffeId),
+    /// These.
+    OneOf(HashSet<SpiffeId>),
     /// The members of a trust domain, and these (the server's `admin_ids` from federated trust domains).
     MemberOrOneOf {
         /// The trust domain.
@@ -78,7 +82,8 @@ impl Authorize {
         match self {
             Self::Any => Ok(()),
             Self::Exactly(expected) if expected == id => Ok(()),
-            Self::Exactly(_) => Err(PeerError::UnexpectedId(id.clone())),
+            Self::OneOf(ids) if ids.contains(id) => Ok(()),
+            Self::Exactly(_) | Self::OneOf(_) => Err(PeerError::UnexpectedId(id.clone())),
             Self::MemberOrOneOf { trust_domain, ids } => {
                 if id.is_member_of(trust_domain) || ids.contains(id) {
                     Ok(())

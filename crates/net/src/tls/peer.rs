@@ -95,6 +95,7 @@ pub(super) struct SpiffeVerifier {
     trust: Arc<dyn TrustSource>,
     authorize: Authorize,
     signatures: WebPkiSupportedAlgorithms,
+    mandatory: bool,
 }
 
 impl SpiffeVerifier {
@@ -103,7 +104,12 @@ impl SpiffeVerifier {
         authorize: Authorize,
         signatures: WebPkiSupportedAlgorithms,
     ) -> Self {
-        Self { trust, authorize, signatures }
+        Self { trust, authorize, signatures, mandatory: false }
+    }
+
+    /// Refuses clients that show no certificate.
+    pub(super) fn mandatory(self) -> Self {
+        Self { mandatory: true, ..self }
     }
 
     fn verify(
@@ -130,9 +136,9 @@ impl SpiffeVerifier {
 }
 
 impl ClientCertVerifier for SpiffeVerifier {
-    /// A client without a certificate may ask to be attested.
+    /// A client of the API without a certificate may ask to be attested.
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.mandatory
     }
 
     /// Go's server names none either when it verifies by itself.

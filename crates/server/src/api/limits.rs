@@ -14,7 +14,7 @@ const PUSH_KEY: u32 = 500;
 const POST_STATUS: u32 = 10;
 
 /// `ratelimit {}` of the configuration: what is limited at all.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimits {
     /// Attestations.
     pub attestation: bool,

@@ -19,6 +19,10 @@ pub trait LogControl: Send + Sync {
     fn launch(&self) -> u8;
     /// Sets the level; numbers above 6 are trace.
     fn set(&self, level: u8);
+    /// Takes the level of a reloaded configuration, which is then also the one that a reset goes back to.
+    fn configure(&self, level: u8) {
+        self.set(level);
+    }
 }
 
 pub(super) fn routes() -> Vec<Route> {

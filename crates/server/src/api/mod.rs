@@ -14,6 +14,7 @@ mod health;
 mod limits;
 mod local_authority;
 mod logger;
+mod measured;
 mod route;
 mod status;
 mod svid;
@@ -26,6 +27,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{self, DataStore};
@@ -41,6 +43,7 @@ pub use limits::RateLimits;
 pub use logger::LogControl;
 pub use route::ApiService;
 pub(crate) use route::{Replies, server_streaming};
+pub(crate) use status::go_error as status_text;
 pub use trust_domain::BundleRefresher;
 
 use crate::attest::Attestors;
@@ -90,7 +93,7 @@ pub struct Deps {
 pub struct Api {
     pub(crate) deps: Deps,
     authorizer: Authorizer,
-    limits: Limits,
+    limits: ArcSwap<Limits>,
     started: Instant,
     bundle_read: tokio::sync::Mutex<Option<Instant>>,
     debug_info: debug::Cached,
@@ -108,13 +111,18 @@ impl Api {
         );
         Arc::new(Self {
             authorizer,
-            limits: Limits::new(deps.rate_limits),
+            limits: ArcSwap::from_pointee(Limits::new(deps.rate_limits)),
             started: Instant::now(),
             bundle_read: tokio::sync::Mutex::default(),
             debug_info: debug::Cached::default(),
             stopping: CancellationToken::new(),
             deps,
         })
+    }
+
+    /// Takes over another `ratelimit`. Whoever waits for a turn under the old one still waits for that.
+    pub fn set_rate_limits(&self, limits: RateLimits) {
+        self.limits.store(Arc::new(Limits::new(limits)));
     }
 
     /// The methods that the TCP listener serves.

@@ -15,7 +15,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use prost::Message;
 use spire_net::grpc::MESSAGE_SIZE_MAX;
-use spire_ports::observe::{self, Metrics, names};
+use spire_ports::observe::{self, names};
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::{Request, Response};
@@ -28,7 +28,8 @@ use tracing::field::Empty;
 use super::Api;
 use super::audit::Audit;
 use super::caller::{Allowed, Granted, Peer, Proof};
-use super::status::{code_name, fail_with};
+use super::measured::MeasuredCall;
+use super::status::fail_with;
 
 /// A boxed future, as services return.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -61,6 +62,8 @@ pub(crate) struct Route {
     /// Who may call, from the type of the handler's proof.
     pub(super) allowed: Allowed,
     pub(super) listeners: Listeners,
+    /// Whether the call goes on while its answer is read.
+    answers_stream: bool,
     run: Run,
 }
 
@@ -75,6 +78,10 @@ impl Route {
         self
     }
 
+    fn with_stream(self) -> Self {
+        Self { answers_stream: true, ..self }
+    }
+
     fn new<P: Proof, F>(path: &'static str, run: F) -> Self
     where
         F: Fn(Arc<Call>, P, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync + 'static,
@@ -83,6 +90,7 @@ impl Route {
             path,
             allowed: P::ALLOWED,
             listeners: Listeners::Both,
+            answers_stream: false,
             run: Box::new(move |call, granted, request| match P::from_granted(granted) {
                 Some(proof) => run(call, proof, request),
                 // `authorize` grants only what was allowed, which is what the proof stands for.
@@ -122,6 +130,7 @@ where
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().streaming(bound, request).await })
     })
+    .with_stream()
 }
 
 /// A method with one request and a stream of answers.
@@ -137,6 +146,7 @@ where
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().server_streaming(bound, request).await })
     })
+    .with_stream()
 }
 
 fn grpc<Q: Message + Default + Send + 'static, A: Reply>() -> Grpc<MessageCodec<A, Q>> {
@@ -294,7 +304,8 @@ impl Call {
         what: &str,
     ) -> Result<(), Status> {
         let Some(address) = self.peer.address() else { return Ok(()) };
-        let Some(limiter) = self.api.limits.of(bucket) else { return Ok(()) };
+        let limits = self.api.limits.load_full();
+        let Some(limiter) = limits.of(bucket) else { return Ok(()) };
         let measured =
             names::rate_limit(self.path).map(|name| observe::Call::start(&*self.api.deps.metrics, name));
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -351,8 +362,8 @@ impl ApiService {
     }
 
     async fn authorized(self, route: &Route, peer: Peer, request: Request<Body>) -> Response<Body> {
-        let metrics: &dyn Metrics = &*self.api.deps.metrics;
-        let measured = names::rpc(route.path).map(|name| observe::Call::start(metrics, name));
+        let measured =
+            names::rpc(route.path).map(|name| MeasuredCall::start(self.api.deps.metrics.clone(), name));
         let response = match self.api.authorizer.authorize(&peer, route.allowed).await {
             Err(denial) => denial.into_status(route.path).into_http(),
             Ok(granted) => {
@@ -370,11 +381,10 @@ impl ApiService {
                 }
             }
         };
-        if let Some(measured) = measured {
-            measured
-                .done(response.extensions().get::<Status>().map_or("OK", |status| code_name(status.code())));
+        match measured {
+            Some(measured) => measured.until_end_of(response, route.answers_stream),
+            None => response,
         }
-        response
     }
 
     /// As grpc-go says it.

@@ -159,7 +159,7 @@ pub(super) fn code_name(code: Code) -> &'static str {
 }
 
 /// A status as Go prints it as an error.
-pub(super) fn go_error(status: &Status) -> String {
+pub(crate) fn go_error(status: &Status) -> String {
     format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spire_ports::observe::Call;
+use spire_ports::observe::names::server as metric;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +60,7 @@ async fn keep_authorities(authorities: &Authorities) {
                 let _ = authorities.process_tainted_upstream().await;
             }
             _ = prune_bundle.tick() => {
-                if let Err(error) = authorities.prune_bundle().await {
+                if let Err(error) = measured(authorities, authorities.prune_bundle()).await {
                     tracing::error!(
                         subsystem_name = SUBSYSTEM,
                         error = format!("unable to prune bundle: {error}"),
@@ -67,7 +69,7 @@ async fn keep_authorities(authorities: &Authorities) {
                 }
             }
             _ = prune_journals.tick() => {
-                if let Err(error) = authorities.prune_journals().await {
+                if let Err(error) = measured(authorities, authorities.prune_journals()).await {
                     tracing::error!(
                         subsystem_name = SUBSYSTEM,
                         error = format!("unable to prune CA journals: {error}"),
@@ -77,6 +79,14 @@ async fn keep_authorities(authorities: &Authorities) {
             }
         }
     }
+}
+
+/// The reference counts the pruning of journals under the same name.
+async fn measured<T, E>(authorities: &Authorities, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let call = Call::start(&*authorities.ports.metrics, metric::CA_MANAGER_BUNDLE_PRUNE);
+    let result = work.await;
+    call.done_with(&result);
+    result
 }
 
 async fn keep_svid(authorities: &Authorities, svid: &ServerSvid) {

@@ -151,6 +151,8 @@ pub struct Experimental {
     pub event_timeout: Duration,
     /// Whether every TLS connection needs a post-quantum key exchange.
     pub require_pq_kem: bool,
+    /// Whether a change of the file reloads it, as SIGHUP does. SPIRE has no such key.
+    pub reload_on_change: bool,
 }
 
 /// `auth_opa_policy_engine.local`
@@ -514,6 +516,7 @@ impl<'a> Resolver<'a> {
             prune_events_older_than: prune.unwrap_or(Duration::from_secs(12 * 3600)),
             event_timeout: timeout.or(old_timeout).unwrap_or(Duration::from_secs(15 * 60)),
             require_pq_kem: raw.require_pq_kem.unwrap_or_default(),
+            reload_on_change: raw.reload_on_change.unwrap_or_default(),
         })
     }
 }

@@ -52,6 +52,13 @@ impl Tracker {
     }
 }
 
+impl Tracker {
+    /// Ids of entry events and of node events that were skipped and may still appear.
+    pub(super) fn skipped(&self) -> (usize, usize) {
+        (self.entries.skipped.len(), self.nodes.skipped.len())
+    }
+}
+
 impl Progress {
     /// Moves on to `event` and remembers what it jumped over. Returns whether some of it had to be forgotten.
     fn reach(&mut self, event: EventId, now: Instant) -> bool {
@@ -104,6 +111,7 @@ impl LiveEntries {
             if let Err(error) = self.catch_up().await {
                 tracing::error!(error = %error, "Failed to update entry cache");
             }
+            self.emit_sizes().await;
             full |= std::mem::take(&mut self.tracker.lock().await.sweep_due);
             if full && let Err(error) = self.sweep().await {
                 tracing::error!(error = %error, "Failed to full refresh entry cache");

@@ -16,10 +16,17 @@ impl LiveEntries {
     /// Reads everything into the view, and starts following events from before the first row was read: a write that
     /// comes meanwhile is read again.
     pub(super) async fn load_all(&self) -> Result<()> {
-        let (entry_event, node_event) = self.store.latest_events().await?;
-        self.tracker.lock().await.start(entry_event, node_event);
-        self.sweep_entries(entry_event, true).await?;
-        self.sweep_nodes(node_event).await
+        let measured = self.measure_reload();
+        let loaded = async {
+            let (entry_event, node_event) = self.store.latest_events().await?;
+            self.tracker.lock().await.start(entry_event, node_event);
+            self.sweep_entries(entry_event, true).await?;
+            self.sweep_nodes(node_event).await
+        };
+        let swept = loaded.await;
+        measured.done_with(&swept);
+        self.emit_sizes().await;
+        swept
     }
 
     /// Compares the view with everything that is stored, and sets right what differs. Returns the error of the
@@ -28,9 +35,15 @@ impl LiveEntries {
     /// # Errors
     /// The datastore's.
     pub async fn sweep(&self) -> Result<()> {
-        let (entry_event, node_event) = self.store.latest_events().await?;
-        self.sweep_entries(entry_event, false).await?;
-        self.sweep_nodes(node_event).await
+        let measured = self.measure_reload();
+        let swept = async {
+            let (entry_event, node_event) = self.store.latest_events().await?;
+            self.sweep_entries(entry_event, false).await?;
+            self.sweep_nodes(node_event).await
+        };
+        let swept = swept.await;
+        measured.done_with(&swept);
+        swept
     }
 
     /// Rows are taken as of `event`: whatever the view knows from a later write stays.

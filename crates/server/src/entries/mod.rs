@@ -11,6 +11,7 @@
 mod catch_up;
 mod changes;
 mod load;
+mod measure;
 mod payload;
 mod writes;
 
@@ -27,6 +28,7 @@ use spire_core::entries::{Index, Record};
 use spire_core::model::{Entry, EntryId};
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 use spire_ports::datastore::{DataStore, EventId, Result};
+use spire_ports::observe::{Metrics, NoMetrics};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -84,6 +86,7 @@ pub struct LiveEntries {
     tracker: tokio::sync::Mutex<Tracker>,
     changes: Arc<Changes>,
     poke: Notify,
+    metrics: Arc<dyn Metrics>,
 }
 
 #[derive(Default)]
@@ -103,6 +106,20 @@ impl LiveEntries {
         clock: Arc<dyn Clock>,
         intervals: Intervals,
     ) -> Result<Arc<Self>> {
+        Self::load_measured(trust_domain, store, clock, intervals, Arc::new(NoMetrics)).await
+    }
+
+    /// As [`LiveEntries::load`], with sizes and reloads told to `metrics`.
+    ///
+    /// # Errors
+    /// The datastore's.
+    pub async fn load_measured(
+        trust_domain: TrustDomain,
+        store: Arc<dyn DataStore>,
+        clock: Arc<dyn Clock>,
+        intervals: Intervals,
+        metrics: Arc<dyn Metrics>,
+    ) -> Result<Arc<Self>> {
         let live = Self {
             view: ArcSwap::from_pointee(Index::new(trust_domain.clone())),
             trust_domain,
@@ -113,6 +130,7 @@ impl LiveEntries {
             tracker: tokio::sync::Mutex::default(),
             changes: Arc::default(),
             poke: Notify::new(),
+            metrics,
         };
         live.load_all().await?;
         Ok(Arc::new(live))

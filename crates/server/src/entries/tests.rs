@@ -6,6 +6,7 @@ use prost::Message;
 use spire_core::model::{Attributes, Entry, EntryId, EntryMask, Node, NodeUpdate};
 use spire_core::spiffe::{Selector, Selectors, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
+use spire_telemetry::InMem;
 use spire_wire::api::types;
 
 use super::changes::AgentStream;
@@ -304,6 +305,68 @@ async fn the_running_view_wakes_streams_and_stops() {
     assert_eq!(seen(&live, A), ["v", "w"]);
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_interval_is_the_configured_one() {
+    let store = MemoryStore::new();
+    let seconds = Duration::from_secs;
+    let intervals = Intervals {
+        catch_up: seconds(10),
+        sweep: seconds(100),
+        event_timeout: seconds(15 * 60),
+        prune_events_older_than: seconds(50),
+    };
+    let live = LiveEntries::load(td(), store.clone(), FakeClock::new(), intervals).await.unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(live.clone().run(stop.clone()));
+    // The first look comes at once.
+    tokio::time::sleep(seconds(1)).await;
+    store.foreign_entry(&entry("told", A, "/t", &["x"]));
+    store.rows.lock().entries.push(entry("untold", A, "/u", &["x"]));
+    tokio::time::sleep(seconds(8)).await;
+    assert_eq!(seen(&live, A), [""; 0]);
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(seen(&live, A), ["told"], "cache_reload_interval");
+    assert!(store.rows.lock().events_pruned.is_empty());
+    tokio::time::sleep(seconds(15)).await;
+    assert_eq!(
+        store.rows.lock().events_pruned,
+        [Timestamp::from_unix(START - 50)],
+        "prune_events_older_than"
+    );
+    tokio::time::sleep(seconds(73)).await;
+    assert_eq!(seen(&live, A), ["told"]);
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(seen(&live, A), ["told", "untold"], "full_cache_reload_interval");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn sizes_and_reloads_are_measured() {
+    let store = MemoryStore::new();
+    let metrics = Arc::new(InMem::new());
+    let intervals = Intervals::default();
+    let live = LiveEntries::load_measured(td(), store, FakeClock::new(), intervals, metrics.clone());
+    let live = live.await.unwrap();
+    live.attest_node(&node(A, &["cluster"])).await.unwrap();
+    live.create(vec![entry("w", A, "/w", &["x"]), entry("all", "/spire/server", "/all", &["cluster"])])
+        .await
+        .unwrap();
+    live.emit_sizes().await;
+    for (name, value) in [
+        ("node.agents_by_id_cache.count", 1.0),
+        ("entry.entries_by_entryid_cache.count", 2.0),
+        ("entry.nodealiases_by_entryid_cache.count", 1.0),
+        ("entry.nodealiases_by_selector_cache.count", 1.0),
+        ("entry.skipped_entry_event_ids.count", 0.0),
+    ] {
+        assert_eq!(metrics.series(name).unwrap().last, value, "{name}");
+    }
+    assert_eq!(metrics.series("entry.cache.reload;status=OK").unwrap().count, 1);
+    live.sweep().await.unwrap();
+    assert_eq!(metrics.series("entry.cache.reload;status=OK").unwrap().count, 2);
 }
 
 /// Prints what an entry costs; read it with `--nocapture`. It is not asserted: the allocator decides.

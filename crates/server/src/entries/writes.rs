@@ -8,7 +8,7 @@ use spire_ports::datastore::{Creation, DeleteMode, EventId, Result, Written};
 use super::load::{agent_record, remove_agent, same_agent};
 use super::{Changes, LiveEntries, View, put, remember, take};
 
-/// Rows pruned in one transaction, as the reference prunes nodes in batches.
+/// Entries pruned in one transaction.
 const PRUNE_BATCH: u32 = 1000;
 
 impl LiveEntries {
@@ -46,7 +46,7 @@ impl LiveEntries {
         Ok(outcomes)
     }
 
-    /// Deletes entries that expired before the time. Returns how many.
+    /// Deletes entries that expired before the time, and logs each. Returns how many.
     ///
     /// # Errors
     /// The datastore's.
@@ -55,6 +55,14 @@ impl LiveEntries {
         loop {
             let batch = self.store.entries_prune(expired_before, PRUNE_BATCH).await?;
             self.take_all(batch.iter());
+            for entry in &batch {
+                tracing::info!(
+                    spiffe_id = %entry.value.spiffe_id,
+                    parent_id = %entry.value.parent_id,
+                    entry_id = %entry.value.id,
+                    "Pruned an expired registration"
+                );
+            }
             pruned += batch.len();
             if batch.len() < PRUNE_BATCH as usize {
                 return Ok(pruned);
@@ -113,7 +121,8 @@ impl LiveEntries {
         Ok(written.value)
     }
 
-    /// Removes nodes whose SVID expired before the time. Returns how many.
+    /// Removes nodes whose SVID expired before the time, at most `batch_size` (not 0) in one transaction, and logs
+    /// each. Returns how many.
     ///
     /// # Errors
     /// The datastore's.
@@ -121,18 +130,22 @@ impl LiveEntries {
         &self,
         expired_before: Timestamp,
         include_non_reattestable: bool,
+        batch_size: u32,
     ) -> Result<usize> {
         let mut pruned = 0;
         loop {
-            let batch = self.store.nodes_prune(expired_before, include_non_reattestable, PRUNE_BATCH).await?;
+            let batch = self.store.nodes_prune(expired_before, include_non_reattestable, batch_size).await?;
             self.apply(|next, writer, changes| {
                 for written in &batch {
                     remember(&mut writer.own_node_events, written.event);
                     remove_agent(next, changes, &written.value);
                 }
             });
+            for node in &batch {
+                tracing::info!(agent_id = %node.value, "Pruned an expired agent");
+            }
             pruned += batch.len();
-            if batch.len() < PRUNE_BATCH as usize {
+            if batch.len() < batch_size as usize {
                 if pruned > 0 {
                     self.look_now();
                 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use spire_core::spiffe::{Bundle, TrustDomain};
@@ -22,7 +23,7 @@ use super::schedule::next_look;
 use super::update::{Update, UpdateError, same, update};
 use crate::api::BundleRefresher;
 use crate::clock::Clock;
-use crate::config::FederationConfig;
+use crate::config::{FederatesWith, FederationConfig};
 use crate::entries::LiveEntries;
 
 /// How often relationships are read again: another server may have changed them (configRefreshInterval).
@@ -46,7 +47,7 @@ pub struct FederationParts {
 /// again and again, and the tasks follow them.
 pub struct Federation {
     parts: FederationParts,
-    sources: Sources,
+    sources: ArcSwap<Sources>,
     policy: FetchPolicy,
     stop: CancellationToken,
     followed: Mutex<HashMap<TrustDomain, Followed>>,
@@ -76,7 +77,10 @@ impl Federation {
     /// Follows nobody before [`Federation::run`]. All ends with `stop`.
     pub fn new(config: &FederationConfig, parts: FederationParts, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
-            sources: Sources::new(parts.live.trust_domain().clone(), &config.federates_with),
+            sources: ArcSwap::from_pointee(Sources::new(
+                parts.live.trust_domain().clone(),
+                &config.federates_with,
+            )),
             policy: FetchPolicy { tls: parts.policy, public_only: config.refuse_private_endpoints },
             parts,
             stop,
@@ -86,6 +90,13 @@ impl Federation {
             changed: Notify::new(),
             fetches: Semaphore::new(FETCHES_MAX),
         })
+    }
+
+    /// Takes over other static relationships; the tasks follow them at once.
+    pub fn set_configured(&self, federates_with: &[FederatesWith]) {
+        let sources = Sources::new(self.parts.live.trust_domain().clone(), federates_with);
+        self.sources.store(Arc::new(sources));
+        self.changed.notify_one();
     }
 
     /// Works until it is to stop, and lets the tasks end.
@@ -116,7 +127,7 @@ impl Federation {
     /// Starts, changes and ends tasks as the relationships of now ask for. Idempotent.
     async fn reconcile(self: &Arc<Self>) -> datastore::Result<()> {
         let _alone = self.reconciling.lock().await;
-        let wanted = self.sources.current(self.store()).await?;
+        let wanted = self.sources.load_full().current(self.store()).await?;
         if self.stop.is_cancelled() {
             return Ok(());
         }

@@ -55,6 +55,11 @@ impl Federating {
         Ok(Self { federation, endpoint })
     }
 
+    /// Who follows the relationships.
+    pub(super) fn federation(&self) -> Arc<Federation> {
+        self.federation.clone()
+    }
+
     /// What fetches a bundle on demand.
     pub(super) fn refresher(&self) -> Arc<dyn BundleRefresher> {
         Arc::new(self.federation.clone())

@@ -4,10 +4,14 @@
 //! API, listeners), runs the background tasks beside them and ends when it is told to or when a part fails. The binary
 //! gives it the concrete store and plugins.
 
+mod bundle_plugins;
 mod federate;
+mod health;
 mod host;
 mod listen;
+mod metered;
 mod plugins;
+mod reload;
 mod tasks;
 mod trust;
 
@@ -18,10 +22,10 @@ use std::sync::Arc;
 
 use spire_compat::config::PluginConfig;
 use spire_core::model::{EntryFilter, Paging};
-use spire_core::spiffe::TrustDomain;
-use spire_net::tls::Identity;
+use spire_core::spiffe::{SpiffeId, TrustDomain};
 use spire_ports::datastore::{self, Consistency, DataStore};
-use spire_ports::observe::{HealthChecks, Logged, Metrics, check};
+use spire_ports::observe::{HealthChecks, Label, Logged, Metrics, check, names};
+use spire_ports::plugins::KeyManager;
 use spire_ports::plugins::catalog::ServerCatalog;
 use spire_ports::plugins::load::LoadError;
 use tokio_util::sync::CancellationToken;
@@ -35,10 +39,14 @@ use crate::entries::{Intervals, LiveEntries};
 use crate::federation::EndpointError;
 use federate::{Federating, FederatingParts};
 use host::HostServices;
+use metered::{MeteredKeys, MeteredStore};
 use plugins::Plugins;
+use reload::Running;
+use trust::BundleTrust;
 
 pub use listen::ListenError;
 pub use plugins::validate;
+pub use reload::{Operations, Reload};
 
 /// Opens the datastore that a `DataStore "sql"` block describes.
 pub type OpenStore =
@@ -68,6 +76,8 @@ pub struct Assembly {
     pub version: String,
     /// Where the health listener finds its checks.
     pub health: HealthChecks,
+    /// What is shared with those that operate the server.
+    pub operations: Operations,
 }
 
 /// Why a server could not run.
@@ -91,13 +101,8 @@ pub enum RunError {
     #[error(transparent)]
     Plugin(#[from] LoadError),
     /// A notifier refused the bundle at start.
-    #[error("one or more notifiers returned an error: {name}: {reason}")]
-    Notifier {
-        /// The notifier.
-        name: String,
-        /// What it said.
-        reason: String,
-    },
+    #[error("one or more notifiers returned an error: {0}")]
+    Notifier(String),
     /// The authorities could not be started.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -143,32 +148,61 @@ pub async fn run(
         "Configured"
     );
     refuse_what_is_not_built(&config)?;
+    emit_started(&*assembly.metrics, &assembly.version, &config.trust_domain);
     create_data_dir(&config.data_dir)?;
-    let opened = (assembly.open_store)(datastore_config(&config.plugins)?).await.map_err(RunError::Store)?;
+    let opening = (assembly.open_store)(datastore_config(&config.plugins)?);
+    let opened = tokio::select! {
+        opened = opening => opened.map_err(RunError::Store)?,
+        () = stop.cancelled() => return Ok(()),
+    };
     tracing::info!(reconfigurable = false, subsystem_name = "catalog", "Configured DataStore");
-    let host = HostServices::new(opened.store.clone(), assembly.metrics.clone());
+    let store: Arc<dyn DataStore> = MeteredStore::new(opened.store, assembly.metrics.clone());
+    let host = HostServices::new(store.clone(), assembly.metrics.clone());
     let parts = Parts {
-        store: opened.store,
+        store,
         metrics: assembly.metrics,
         log: assembly.log,
         launch_log_level: assembly.launch_log_level,
         health: assembly.health,
+        operations: assembly.operations,
     };
-    let served = match Plugins::load(&config, &assembly.catalog, host.host()).await {
-        Ok(mut plugins) => {
-            let unloading = std::mem::take(&mut plugins.unloading);
-            // Boxed: starting takes more of the stack than serving.
-            let served = Box::pin(serve(&config, parts, plugins, &host, ready, stop)).await;
-            host.release();
-            unloading.log();
-            served
-        }
-        Err(error) => Err(error.into()),
+    let unstarted = stopped_before(ready.clone(), stop.clone());
+    let work = async {
+        let mut plugins = Plugins::load(&config, &assembly.catalog, host.host()).await?;
+        let unloading = std::mem::take(&mut plugins.unloading);
+        let served = serve(&config, parts, plugins, &host, ready, stop).await;
+        host.release();
+        unloading.log();
+        served
+    };
+    let served = tokio::select! {
+        // Boxed: starting takes more of the stack than serving.
+        served = Box::pin(work) => served,
+        () = unstarted => Ok(()),
     };
     tracing::debug!(subsystem_name = "catalog", "Closing DataStore");
     opened.close.await;
     tracing::info!(subsystem_name = "catalog", "DataStore closed");
     served
+}
+
+/// Ends when the server is told to stop while it starts: dropping what starts ends it. Once the listeners are up, they
+/// stop in order.
+async fn stopped_before(ready: CancellationToken, stop: CancellationToken) {
+    stop.cancelled().await;
+    if ready.is_cancelled() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Dashboards compare versions, so this is the reference's without ours beside it.
+fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain) {
+    let version = version.split('+').next().unwrap_or(version);
+    let labels = [
+        Label::new(names::label::VERSION, version),
+        Label::new(names::label::TRUST_DOMAIN_ID, trust_domain.name()),
+    ];
+    metrics.set_gauge(names::common::STARTED, 1.0, &labels);
 }
 
 /// What a server is made of, beside its plugins.
@@ -178,6 +212,7 @@ struct Parts {
     log: Arc<dyn LogControl>,
     launch_log_level: String,
     health: HealthChecks,
+    operations: Operations,
 }
 
 /// From the store and the plugins to the end of the listeners and tasks.
@@ -189,11 +224,11 @@ async fn serve(
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let Parts { store, metrics, log, launch_log_level, health } = parts;
+    let Parts { store, metrics, log, launch_log_level, health, operations } = parts;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
-    let key_manager = plugins.key_manager.clone();
-    let mut ports = CaPorts::new(&store, plugins.key_manager, metrics.clone(), clock.clone());
+    let key_manager: Arc<dyn KeyManager> = MeteredKeys::new(plugins.key_manager, metrics.clone());
+    let mut ports = CaPorts::new(&store, key_manager.clone(), metrics.clone(), clock.clone());
     ports.upstream = plugins.upstream_authority;
     ports.composers = plugins.credential_composers;
     // Without an authority yet this waits for the upstream one as long as that takes.
@@ -203,12 +238,16 @@ async fn serve(
     };
     let svid = ServerSvid::start(authorities.clone()).await?;
     host.bind_identity(svid.clone(), authorities.bundle_changes().clone());
-    let identity = Identity::empty();
+    let identity = operations.identity;
     listen::show(&identity, &svid.current())?;
-    let entries = load_entries(config, &store, &clock).await?;
+    let entries = load_entries(config, &store, &clock, &metrics).await?;
     tracing::info!(launch_log_level, "Logger service configured");
     let tasks = CancellationToken::new();
     let _end_tasks_with_us = tasks.clone().drop_guard();
+    let scrapers = scrapers_trust(config, &authorities);
+    operations.trust.fill(scrapers.clone());
+    let live = entries.clone();
+    tokio::spawn(tasks.clone().run_until_cancelled_owned(async move { scrapers.follow(&live).await }));
     let federating = FederatingParts {
         live: entries.clone(),
         metrics: metrics.clone(),
@@ -224,8 +263,8 @@ async fn serve(
         server_svid: svid.clone(),
         attestors: Arc::new(Attestors::new(plugins.node_attestors.into_values())),
         federation: Some(federating.refresher()),
-        log,
-        metrics,
+        log: log.clone(),
+        metrics: metrics.clone(),
         clock: clock.clone(),
         admin_ids: config.admin_ids.iter().cloned().collect(),
         rate_limits: RateLimits {
@@ -238,20 +277,27 @@ async fn serve(
     });
 
     // The names are the server's alone.
+    let _ = health.add(check::SERVER, health::OwnSocket::new(&config.socket_path));
+    let _ = health.add(check::CATALOG_DATASTORE, Arc::new(health::Store(store)));
     let _ = health.add(check::SERVER_CA, authorities.ca().clone());
     let _ = health.add(check::SERVER_CA_ROTATOR, authorities.clone());
 
     let background = tasks::Background {
         entries,
-        store,
         authorities: authorities.clone(),
         svid: svid.clone(),
         clock,
+        metrics,
         notifiers: plugins.notifiers,
         publishers: plugins.bundle_publishers,
         prune_nodes: config.prune_attested_nodes.clone(),
     };
     background.announce_bundle().await?;
+    if let Some(reload) = operations.reload {
+        let federation = federating.federation();
+        let following = Running { config: config.clone(), api: api.clone(), log, federation };
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(following.follow(reload)));
+    }
     let running = tokio::spawn(background.run(tasks.clone()));
     let federating = tokio::spawn(federating.run(tasks.clone()));
     let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
@@ -262,14 +308,25 @@ async fn serve(
     Ok(served?)
 }
 
+/// The authorities of those who may scrape metrics: our own, and those of the trust domains that they are named of.
+fn scrapers_trust(config: &ServerConfig, authorities: &Authorities) -> Arc<BundleTrust> {
+    let tls = config.telemetry.prometheus.as_ref().and_then(|prometheus| prometheus.tls.as_ref());
+    let ids = tls.map_or(&[][..], |tls| &tls.authorized_spiffe_ids);
+    // Those that are no IDs were refused when the endpoint was made.
+    let ids: Vec<SpiffeId> = ids.iter().filter_map(|id| SpiffeId::parse(id).ok()).collect();
+    BundleTrust::new(config.trust_domain.clone(), authorities.bundle_changes().clone(), &ids)
+}
+
 async fn load_entries(
     config: &ServerConfig,
     store: &Arc<dyn DataStore>,
     clock: &Arc<dyn Clock>,
+    metrics: &Arc<dyn Metrics>,
 ) -> Result<Arc<LiveEntries>, RunError> {
     tracing::info!(subsystem_name = "endpoints", "Building in-memory entry cache");
     let trust_domain = config.trust_domain.clone();
-    let entries = LiveEntries::load(trust_domain, store.clone(), clock.clone(), intervals(config)).await?;
+    let (store, clock, metrics) = (store.clone(), clock.clone(), metrics.clone());
+    let entries = LiveEntries::load_measured(trust_domain, store, clock, intervals(config), metrics).await?;
     tracing::info!(subsystem_name = "endpoints", "Completed building in-memory entry cache");
     Ok(entries)
 }
@@ -279,11 +336,6 @@ fn refuse_what_is_not_built(config: &ServerConfig) -> Result<(), RunError> {
     let asked = [
         ("server.experimental.auth_opa_policy_engine", config.experimental.policy.is_some()),
         ("server.proxy_protocol_trusted_cidrs", !config.proxy_protocol_trusted_cidrs.is_empty()),
-        ("server.profiling_enabled", config.profiling.enabled),
-        ("telemetry.Prometheus", config.telemetry.prometheus.is_some()),
-        ("telemetry.DogStatsd", !config.telemetry.dog_statsd.is_empty()),
-        ("telemetry.Statsd", !config.telemetry.statsd.is_empty()),
-        ("telemetry.M3", !config.telemetry.m3.is_empty()),
     ];
     asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
 }

@@ -12,7 +12,9 @@ mod namespaces;
 mod nested;
 mod peers;
 mod refusals;
+mod reload;
 mod rotation;
+mod telemetry;
 mod walk_000;
 mod walk_001;
 
@@ -42,7 +44,9 @@ fn main() -> ExitCode {
         nested::cases(),
         peers::cases(),
         refusals::cases(),
+        reload::cases(),
         rotation::cases(),
+        telemetry::cases(),
         walk_000::cases(),
         walk_001::cases(),
     ]

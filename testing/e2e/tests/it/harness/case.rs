@@ -22,6 +22,10 @@ pub(crate) enum Need {
     Openssl,
     /// An ACME authority.
     Pebble,
+    /// The `go` command.
+    Go,
+    /// The Prometheus server.
+    Prometheus,
     /// A client of the Workload API.
     Peer(peer::Peer),
 }
@@ -38,6 +42,8 @@ impl Need {
             Self::Root => (!rustix::process::getuid().is_root()).then(|| "not root".to_owned()),
             Self::Openssl => peer::missing_program("openssl"),
             Self::Pebble => peer::missing_program("pebble"),
+            Self::Go => peer::missing_program("go"),
+            Self::Prometheus => peer::missing_program("prometheus"),
             Self::Peer(peer) => peer.missing(),
         }
     }
