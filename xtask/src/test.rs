@@ -24,6 +24,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("pebble", "pebble"),
     ("curl", "curl"),
+    ("swtpm", "swtpm"),
+    ("swtpm_setup", "swtpm-tools"),
+    ("tpm2", "tpm2-tools"),
 ];
 
 /// The version of the licence and dependency checker that `deny.toml` is written for.

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod error;
 pub mod place;
 pub mod redact;
+pub mod swtpm;
 pub mod wait;
 
 pub use command::{Output, Run};

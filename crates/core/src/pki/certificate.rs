@@ -262,8 +262,14 @@ impl Certificate {
         self.0.known.constraints.as_ref()
     }
 
+    /// Something critical that is not known, a subjectAltName aside.
     pub(crate) fn has_unhandled_critical_extension(&self) -> bool {
         self.0.known.unhandled_critical
+    }
+
+    /// A critical subjectAltName that has none of the forms that are read.
+    pub(crate) fn has_unread_critical_names(&self) -> bool {
+        self.0.known.unread_critical_names
     }
 
     /// The raw subjectAltName, if there is one.

@@ -92,6 +92,10 @@ pub enum Purpose {
     ServerAuth,
     /// TLS clients.
     ClientAuth,
+    /// Anything, of a TPM's endorsement certificate: its critical subjectAltName holds a directoryName with the
+    /// TPM's manufacturer, model and version, which is read by nobody here and no reason to refuse the leaf
+    /// (TCG EK Credential Profile 2.3, section 3.2.9; pkg/server/plugin/nodeattestor/tpmdevid).
+    Endorsement,
 }
 
 /// Builds and validates a chain from the first of `chain` to one of `roots`, with the rest of `chain` as
@@ -106,6 +110,9 @@ pub fn verify(
     if chain.len() > MAX_CHAIN_LEN {
         return Err(VerifyError::TooLong);
     }
+    if leaf.has_unread_critical_names() && purpose != Purpose::Endorsement {
+        return Err(VerifyError::UnhandledCriticalExtension);
+    }
     check_candidate(leaf, Role::Leaf, &[], now)?;
     let mut search = Search { roots, intermediates, purpose, now, checks: 0, rejected: None };
     let path = vec![leaf];
@@ -118,6 +125,36 @@ pub fn verify(
         Ok(None) => Err(search.rejected.unwrap_or(VerifyError::UnknownAuthority(None))),
         Err(error) => Err(search.rejected.unwrap_or(error)),
     }
+}
+
+/// The authorities above the first of `chain`, of every chain from it to one of `roots` rather than of one,
+/// each once: what the selectors of certificate-based node attestors are made from.
+pub fn authorities(
+    chain: &[Certificate],
+    roots: &[Certificate],
+    now: Timestamp,
+) -> Result<Vec<Certificate>, VerifyError> {
+    let mut found = verify(chain, roots, Purpose::Any, now)?;
+    found.remove(0);
+    if found.is_empty() {
+        return Ok(found);
+    }
+    // Further chains end in further roots, those that issued something in this one.
+    let issued =
+        |root: &&Certificate| chain.iter().any(|certificate| certificate.issuer_der() == root.subject_der());
+    for root in roots.iter().filter(issued) {
+        if found.contains(root) {
+            continue;
+        }
+        if let Ok(other) = verify(chain, std::slice::from_ref(root), Purpose::Any, now) {
+            for certificate in other.into_iter().skip(1) {
+                if !found.contains(&certificate) {
+                    found.push(certificate);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a chain was signed by one of these roots; `Ok(false)` when their keys did not, an error when
@@ -257,7 +294,8 @@ fn check_candidate(
     path: &[&Certificate],
     now: Timestamp,
 ) -> Result<(), VerifyError> {
-    if candidate.has_unhandled_critical_extension() {
+    let unread_names = role != Role::Leaf && candidate.has_unread_critical_names();
+    if unread_names || candidate.has_unhandled_critical_extension() {
         return Err(VerifyError::UnhandledCriticalExtension);
     }
     let expired = |relation, limit: Timestamp| VerifyError::Expired {
@@ -288,7 +326,7 @@ fn allows(chain: &[&Certificate], purpose: Purpose) -> bool {
     chain.iter().all(|certificate| {
         let usage = certificate.extended_key_usage();
         match purpose {
-            Purpose::Any => true,
+            Purpose::Any | Purpose::Endorsement => true,
             _ if usage.is_empty() || usage.any => true,
             Purpose::ServerAuth => usage.server_auth,
             Purpose::ClientAuth => usage.client_auth,

@@ -83,6 +83,8 @@ pub(crate) struct Known {
     pub(crate) authority_key_id: Option<Bytes>,
     pub(crate) constraints: Option<NameConstraints>,
     pub(crate) unhandled_critical: bool,
+    /// A critical subjectAltName of forms that are not read, as Go counts it among the unhandled ones.
+    pub(crate) unread_critical_names: bool,
 }
 
 /// The subjectAltName extension.
@@ -128,7 +130,7 @@ impl Known {
             }
             id if id == oid::SUBJECT_ALT_NAME => {
                 self.names = alt_names(value).map_err(malformed("invalid subject alternative names"))?;
-                handled = self.names != AltNames::default();
+                self.unread_critical_names = extension.critical && self.names == AltNames::default();
             }
             id if id == oid::NAME_CONSTRAINTS => {
                 let constraints = NameConstraints::from_der(value)

@@ -125,8 +125,8 @@ impl PublicKey {
         Ok(Self(Arc::new(Inner { spki, kind, key_at, parsed })))
     }
 
-    /// From an uncompressed point.
-    pub(crate) fn from_ec_point(kind: PublicKeyKind, point: &[u8]) -> Result<Self, PublicKeyError> {
+    /// From an uncompressed point (SEC 1, 2.3.3) on the curve of an elliptic `kind`.
+    pub fn from_ec_point(kind: PublicKeyKind, point: &[u8]) -> Result<Self, PublicKeyError> {
         let curve = match kind {
             PublicKeyKind::EcP256 => oid::P256,
             PublicKeyKind::EcP384 => oid::P384,
@@ -158,7 +158,7 @@ impl PublicKey {
     }
 
     /// From the big-endian magnitudes of modulus and exponent.
-    pub(crate) fn from_rsa_parts(n: &[u8], e: &[u8]) -> Result<Self, PublicKeyError> {
+    pub fn from_rsa_parts(n: &[u8], e: &[u8]) -> Result<Self, PublicKeyError> {
         if n.len() > MAX_RSA_BITS / 8 + 1 || e.len() > 8 {
             return Err(PublicKeyError::TooLarge);
         }

@@ -12,6 +12,7 @@ use super::*;
 use crate::spiffe::TrustDomain;
 use crate::time::Timestamp;
 
+mod endorsement;
 mod fuzz;
 mod private_jwk;
 mod tokens;

@@ -6,7 +6,7 @@ use spire_ports::plugins::catalog::{AgentCatalog, ServerCatalog};
 /// The server's built-in plugins.
 pub fn server() -> ServerCatalog {
     #[cfg_attr(
-        not(any(feature = "local", feature = "spire")),
+        not(any(feature = "local", feature = "spire", feature = "tpm")),
         expect(unused_mut, reason = "there is nothing to add then")
     )]
     let mut catalog = ServerCatalog::default();
@@ -14,13 +14,15 @@ pub fn server() -> ServerCatalog {
     spire_plugins_local::register_server(&mut catalog);
     #[cfg(feature = "spire")]
     spire_plugins_spire::register_server(&mut catalog);
+    #[cfg(feature = "tpm")]
+    spire_plugins_tpm::register_server(&mut catalog);
     catalog
 }
 
 /// The agent's built-in plugins.
 pub fn agent() -> AgentCatalog {
     #[cfg_attr(
-        not(any(feature = "local", feature = "host", feature = "docker", feature = "k8s")),
+        not(any(feature = "local", feature = "host", feature = "docker", feature = "k8s", feature = "tpm")),
         expect(unused_mut, reason = "there is nothing to add then")
     )]
     let mut catalog = AgentCatalog::default();
@@ -32,6 +34,8 @@ pub fn agent() -> AgentCatalog {
     spire_plugins_docker::register_agent(&mut catalog);
     #[cfg(feature = "k8s")]
     spire_plugins_k8s::register_agent(&mut catalog);
+    #[cfg(feature = "tpm")]
+    spire_plugins_tpm::register_agent(&mut catalog);
     catalog
 }
 
@@ -41,7 +45,8 @@ pub fn agent() -> AgentCatalog {
     feature = "host",
     feature = "docker",
     feature = "k8s",
-    feature = "spire"
+    feature = "spire",
+    feature = "tpm"
 ))]
 mod tests {
     #[test]
@@ -50,7 +55,7 @@ mod tests {
         assert_eq!(server.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
         assert_eq!(
             server.node_attestors.names().collect::<Vec<_>>(),
-            ["http_challenge", "join_token", "sshpop", "x509pop"]
+            ["http_challenge", "join_token", "sshpop", "tpm_devid", "x509pop"]
         );
         assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk", "spire"]);
         assert_eq!(server.credential_composers.names().collect::<Vec<_>>(), ["uniqueid"]);
@@ -58,7 +63,7 @@ mod tests {
         assert_eq!(agent.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
         assert_eq!(
             agent.node_attestors.names().collect::<Vec<_>>(),
-            ["http_challenge", "join_token", "sshpop", "x509pop"]
+            ["http_challenge", "join_token", "sshpop", "tpm_devid", "x509pop"]
         );
         assert_eq!(agent.workload_attestors.names().collect::<Vec<_>>(), ["docker", "k8s", "unix"]);
     }

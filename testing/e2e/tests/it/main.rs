@@ -15,6 +15,7 @@ mod refusals;
 mod reload;
 mod rotation;
 mod telemetry;
+mod tpm;
 mod walk_000;
 mod walk_001;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         reload::cases(),
         rotation::cases(),
         telemetry::cases(),
+        tpm::cases(),
         walk_000::cases(),
         walk_001::cases(),
     ]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use spire_compat::hcl::{Body, DecodeError};
 use spire_compat::quote::quote;
-use spire_core::pki::chain::{self, Purpose};
+use spire_core::pki::chain;
 use spire_core::pki::{Certificate, PublicKeyError, PublicKeyKind, pem};
 use spire_core::spiffe::{Selector, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
@@ -311,28 +311,7 @@ impl X509Pop {
 fn authorities(chain: &[Certificate], roots: &[Certificate], now: Timestamp) -> Result<Vec<Certificate>> {
     let denied =
         |error| failed(ErrorKind::PermissionDenied, format!("certificate verification failed: {error}"));
-    let mut found = chain::verify(chain, roots, Purpose::Any, now).map_err(denied)?;
-    found.remove(0);
-    if found.is_empty() {
-        return Ok(found);
-    }
-    // The reference gives selectors for every chain there is. Further ones end in further roots, those
-    // that issued something in it.
-    let issued =
-        |root: &&Certificate| chain.iter().any(|certificate| certificate.issuer_der() == root.subject_der());
-    for root in roots.iter().filter(issued) {
-        if found.contains(root) {
-            continue;
-        }
-        if let Ok(other) = chain::verify(chain, std::slice::from_ref(root), Purpose::Any, now) {
-            for certificate in other.into_iter().skip(1) {
-                if !found.contains(&certificate) {
-                    found.push(certificate);
-                }
-            }
-        }
-    }
-    Ok(found)
+    chain::authorities(chain, roots, now).map_err(denied)
 }
 
 /// Refuses a leaf that does not name the address that its agent comes from.

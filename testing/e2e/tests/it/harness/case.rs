@@ -1,6 +1,7 @@
 //! A test, what it needs to run, and what happens where that is absent.
 
 use libtest_mimic::{Failed, Trial};
+use spire_testkit::swtpm;
 
 use crate::harness::{inside, peer, programs};
 
@@ -26,6 +27,8 @@ pub(crate) enum Need {
     Go,
     /// The Prometheus server.
     Prometheus,
+    /// A TPM in software, and tools for it.
+    Swtpm,
     /// A client of the Workload API.
     Peer(peer::Peer),
 }
@@ -44,6 +47,7 @@ impl Need {
             Self::Pebble => peer::missing_program("pebble"),
             Self::Go => peer::missing_program("go"),
             Self::Prometheus => peer::missing_program("prometheus"),
+            Self::Swtpm => swtpm::PROGRAMS.into_iter().find_map(peer::missing_program),
             Self::Peer(peer) => peer.missing(),
         }
     }
