@@ -25,6 +25,10 @@ const DESCRIBED: &[&str] = &[
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
 ];
+/// Descriptors of the server's services, for policies that look into requests.
+const SERVER_DESCRIPTORS: &str = "server_api.descriptors.bin";
+const SERVER_SERVICES: &[&str] =
+    &["agent", "bundle", "debug", "entry", "localauthority", "logger", "svid", "trustdomain"];
 /// Messages that hold a private key, a token or an attestation payload. `crates/wire/src/redact.rs` writes
 /// their `Debug`, so that logging a message can never print one.
 const SECRET: &[&str] = &[
@@ -121,7 +125,8 @@ fn generate(root: &Path) -> Result<Files> {
     let mut files = rust(config(false), shared)?;
     // The second run needs the shared packages to know their messages, and generates nothing for them.
     files.extend(rust(config(true), descriptors)?);
-    files.insert(DESCRIPTORS.to_owned(), described(&proto)?);
+    files.insert(DESCRIPTORS.to_owned(), described(&proto, DESCRIBED)?);
+    files.insert(SERVER_DESCRIPTORS.to_owned(), described(&proto, &server_files())?);
     Ok(files)
 }
 
@@ -133,11 +138,19 @@ fn compiler(proto: &Path) -> Result<protox::Compiler> {
     Ok(protox::Compiler::new([proto.join(WORKLOAD_FOLDER), proto.to_path_buf()])?)
 }
 
-/// The descriptor set that the agent's reflection service answers from, without comments.
-fn described(proto: &Path) -> Result<Vec<u8>> {
+/// What the server's sockets serve beside health.
+fn server_files() -> Vec<String> {
+    let mut files: Vec<String> =
+        SERVER_SERVICES.iter().map(|name| format!("spire/api/server/{name}/v1/{name}.proto")).collect();
+    files.extend(["grpc/health/v1/health.proto".to_owned(), "spire/push/v1/push.proto".to_owned()]);
+    files
+}
+
+/// The descriptor set of files and what they import, without comments.
+fn described(proto: &Path, files: &[impl AsRef<Path>]) -> Result<Vec<u8>> {
     let mut compiler = compiler(proto)?;
     compiler.include_imports(true).include_source_info(false);
-    compiler.open_files(DESCRIBED)?;
+    compiler.open_files(files)?;
     Ok(compiler.encode_file_descriptor_set())
 }
 

@@ -61,7 +61,7 @@ impl Layer {
             ["crates", "ports"] => Self::Ports,
             ["crates", "net"] => Self::Net,
             ["crates", "telemetry"] => Self::Telemetry,
-            ["crates", "store" | "plugin-host" | "plugin-sdk"] => Self::Adapter,
+            ["crates", "store" | "policy" | "plugin-host" | "plugin-sdk"] => Self::Adapter,
             ["crates", "plugins", "builtins"] => Self::Builtins,
             ["crates", "plugins", _] => Self::Plugin,
             ["crates", "server" | "agent" | "oidc" | "cli"] => Self::Application,

@@ -1,13 +1,16 @@
 //! `run`: from flags to a server that runs until a signal.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use spire_cli::ServerRunFlags;
 use spire_compat::config::{ConfigError, PluginConfig, PluginData};
 use spire_net::tls::TlsPolicy;
+use spire_policy::RegoPolicy;
 use spire_ports::observe::HealthChecks;
+use spire_ports::policy::Policy;
 use spire_server::api::LogControl;
-use spire_server::config::{ServerConfig, ServerFlags};
+use spire_server::config::{PolicyFiles, ServerConfig, ServerFlags};
 use spire_server::runtime::{self, Assembly, OpenedStore, Operations, Reload};
 use spire_store::{SqlConfig, SqlStore};
 use spire_telemetry::daemon::{self, ReloadRequests, print};
@@ -96,6 +99,7 @@ async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle) -> i32 
     }
     let health = HealthChecks::new();
     let assembly = Assembly {
+        open_policy: Some(Box::new(open_policy)),
         open_store: Box::new(|plugin| Box::pin(open_store(plugin))),
         catalog: spire_plugins_builtins::server(),
         metrics: telemetry.clone(),
@@ -163,6 +167,14 @@ pub(crate) fn store_config(plugin: &PluginConfig) -> Result<SqlConfig, String> {
         }
     };
     SqlConfig::from_plugin_data(data.as_ref()).map_err(|e| e.to_string())
+}
+
+fn open_policy(files: &PolicyFiles) -> Result<Arc<dyn Policy>, String> {
+    let data = Some(Path::new(&files.policy_data_path)).filter(|path| !path.as_os_str().is_empty());
+    match RegoPolicy::load(Path::new(&files.rego_path), data) {
+        Ok(policy) => Ok(Arc::new(policy)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn open_store(plugin: PluginConfig) -> Result<OpenedStore, String> {

@@ -53,6 +53,9 @@ impl Service<Request<Body>> for Echo {
             put("seen-pid", peer.pid().to_string());
         }
         let connection = request.extensions().get::<crate::tls::TlsInfo>();
+        if let Some(info) = connection {
+            put("seen-address", info.remote_addr().to_string());
+        }
         if let Some(peer) = connection.and_then(|info| info.peer()) {
             put("seen-id", peer.id().to_string());
         }
@@ -83,6 +86,23 @@ pub(crate) async fn call(channel: &tonic::transport::Channel) -> Result<HeaderMa
     let response = channel.call(request).await.map_err(|e| tonic::Status::from_error(e.into()))?;
     let body = response.into_body().collect().await?;
     body.trailers().cloned().ok_or_else(|| tonic::Status::unknown("no trailers"))
+}
+
+/// Connects once, by a connection that is there already.
+pub(crate) struct Once<S>(pub(crate) Option<S>);
+
+impl<S> Service<http::Uri> for Once<S> {
+    type Response = S;
+    type Error = std::io::Error;
+    type Future = Ready<Result<S, std::io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        ready(self.0.take().ok_or_else(|| std::io::ErrorKind::NotConnected.into()))
+    }
 }
 
 /// A certificate authority, and what it issued.

@@ -29,9 +29,15 @@ pub const GRACEFUL_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// behalf of a node).
 const STREAMS_MAX: u32 = 4096;
 
-/// Size of a request's metadata. grpc-go takes 16 MiB; its own clients never send more than 8 KiB unless
-/// told to, and each open connection may make us hold this much.
-const HEADER_LIST_SIZE_MAX: u32 = 1 << 20;
+/// The same for TCP, where an agent has a few calls at once and anybody may connect.
+const TCP_STREAMS_MAX: u32 = 512;
+
+/// Size of metadata. grpc-go takes 16 MiB of a request; its own clients never send more than 8 KiB unless told to, and each
+/// open stream may make us hold this much.
+const HEADER_LIST_SIZE_MAX: u32 = 64 << 10;
+
+/// Streams that a client may make us reset by protocol errors before its connection ends. tonic has no bound.
+const ERROR_RESETS_MAX: usize = 1024;
 
 /// Flow-control windows. Large for the connection since streams of small messages must not run into the
 /// limit that h2 sets to tiny frames in flight (half of this window), moderate for a stream.
@@ -44,7 +50,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server for TCP; give its router and a [`TlsIncoming`](crate::tls::TlsIncoming) to [`serve`].
 pub fn tcp_server() -> Server {
-    unix_server().max_connection_age(CONNECTION_AGE_MAX)
+    unix_server().max_concurrent_streams(TCP_STREAMS_MAX).max_connection_age(CONNECTION_AGE_MAX)
 }
 
 /// A server for unix sockets; give its router and a [`UnixIncoming`](crate::uds::UnixIncoming) to [`serve`].
@@ -52,6 +58,7 @@ pub fn unix_server() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_LIST_SIZE_MAX)
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .http2_keepalive_interval(Some(SERVER_PING_INTERVAL))
@@ -148,5 +155,7 @@ fn endpoint(uri: Uri) -> Endpoint {
         .initial_stream_window_size(STREAM_WINDOW)
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +23,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::tls::{Addresses, ServerTls, TlsConnection, TlsIncoming};
+use crate::places::Places;
+use crate::tls::{ServerTls, TlsConnection, TlsIncoming};
 
 /// What is answered.
 pub type Answer = Response<Full<Bytes>>;
@@ -55,7 +55,7 @@ where
     H: Fn(Parts) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let addresses: Arc<Addresses> = Arc::default();
+    let addresses = Places::new(CONNECTIONS_PER_ADDRESS_MAX);
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
@@ -66,7 +66,7 @@ where
             accepted = incoming.next() => {
                 let Some(Ok(connection)) = accepted else { continue };
                 let address = connection.info().remote_addr();
-                let Some(place) = Addresses::enter(&addresses, address.ip(), CONNECTIONS_PER_ADDRESS_MAX) else {
+                let Some(place) = addresses.enter(address.ip()) else {
                     tracing::debug!(caller_addr = %address, "Too many connections of one address");
                     continue;
                 };

@@ -9,6 +9,7 @@
 //! | [`https`] | bounded requests, a GET for bundles |
 //! | [`http_server`] | a few documents over HTTPS for anybody |
 //! | [`acme`] | a serving certificate from an ACME authority |
+//! | [`proxy`] | the PROXY protocol: who the client of a load balancer is |
 //! | [`ratelimit`] | Go's token buckets, by caller |
 //! | [`workload`] | an identity and trust that follow a Workload API |
 //!
@@ -29,6 +30,9 @@ pub mod grpc;
 mod hpack;
 pub mod http_server;
 pub mod https;
+mod places;
+mod preface;
+pub mod proxy;
 pub mod ratelimit;
 pub mod tls;
 pub mod uds;

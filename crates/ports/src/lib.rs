@@ -7,3 +7,4 @@
 pub mod datastore;
 pub mod observe;
 pub mod plugins;
+pub mod policy;

@@ -42,7 +42,7 @@ pub struct Captured {
     /// The message.
     pub message: String,
     /// Names and values as text, sorted by name; those of spans included.
-    pub fields: Vec<(&'static str, String)>,
+    pub fields: Vec<(Cow<'static, str>, String)>,
     /// The line in text form, without its time and line end.
     pub line: String,
 }

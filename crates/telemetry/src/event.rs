@@ -1,12 +1,16 @@
 //! A log line before it has a form: level, time, message and fields, gathered from an event and its spans.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::SystemTime;
 
-use spire_ports::observe::Logged;
+use spire_ports::observe::{Logged, Scalar};
 use tracing::field::{Field, Visit};
 
 use crate::level::Level;
+
+/// A field's name: fixed at its call site, or one of [`Logged::Fields`].
+pub(crate) type Name = Cow<'static, str>;
 
 /// One event as the formats print it.
 #[derive(Clone, Debug)]
@@ -15,7 +19,7 @@ pub(crate) struct Entry {
     pub(crate) at: SystemTime,
     pub(crate) message: String,
     /// Sorted by name, each name once.
-    pub(crate) fields: Vec<(&'static str, Value)>,
+    pub(crate) fields: Vec<(Name, Value)>,
 }
 
 /// A field's value.
@@ -30,25 +34,39 @@ pub(crate) enum Value {
     Special(Logged),
 }
 
+impl From<Scalar> for Value {
+    fn from(value: Scalar) -> Self {
+        match value {
+            Scalar::Text(text) => Self::Text(text.into_owned()),
+            Scalar::Integer(number) => Self::Signed(number),
+            Scalar::Bool(value) => Self::Bool(value),
+        }
+    }
+}
+
 /// Gathers fields in the order in which they come; a later one of the same name wins.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) message: Option<String>,
-    pub(crate) list: Vec<(&'static str, Value)>,
+    pub(crate) list: Vec<(Name, Value)>,
 }
 
 impl Fields {
     /// The fields sorted by name as bytes, the last of each name.
-    pub(crate) fn into_sorted(self) -> Vec<(&'static str, Value)> {
+    pub(crate) fn into_sorted(self) -> Vec<(Name, Value)> {
         let mut list = self.list;
         list.reverse();
-        list.sort_by(|a, b| a.0.cmp(b.0)); // stable: of one name the last recorded comes first
+        list.sort_by(|a, b| a.0.cmp(&b.0)); // stable: of one name the last recorded comes first
         list.dedup_by(|later, kept| later.0 == kept.0);
         list
     }
 
     fn push(&mut self, field: &Field, value: Value) {
         let name = field.name();
+        if let Value::Special(Logged::Fields(many)) = value {
+            self.list.extend(many.into_iter().map(|(name, value)| (name, value.into())));
+            return;
+        }
         if name == "message" {
             self.message = Some(match value {
                 Value::Text(text) => text,
@@ -56,7 +74,7 @@ impl Fields {
             });
             return;
         }
-        self.list.push((unclashed(name), value));
+        self.list.push((unclashed(name).into(), value));
     }
 }
 

@@ -110,7 +110,7 @@ impl Formatter {
         let mut own = own.into_iter().peekable();
         out.push(b'{');
         for (name, value) in &entry.fields {
-            while let Some((key, text)) = own.next_if(|(key, _)| key < name) {
+            while let Some((key, text)) = own.next_if(|(key, _)| *key < &**name) {
                 append_member(out, key);
                 gotext::json_string(out, text);
             }
@@ -161,6 +161,8 @@ impl Formatter {
                 out.extend_from_slice(duration.as_nanos().to_string().as_bytes());
             }
             Value::Special(Logged::Nil) => out.extend_from_slice(b"null"),
+            // They became fields of their own.
+            Value::Special(Logged::Fields(_)) => gotext::json_string(out, &value.to_text()),
             Value::Signed(_) | Value::Unsigned(_) | Value::Wide(_) | Value::Bool(_) => {
                 out.extend_from_slice(value.to_text().as_bytes());
             }

@@ -13,7 +13,12 @@ fn formatter(format: LogFormat, terminal: bool) -> Formatter {
 }
 
 fn entry(level: Level, message: &str, fields: Vec<(&'static str, Value)>) -> Entry {
-    Entry { level, at: SystemTime::UNIX_EPOCH + AT, message: message.to_owned(), fields }
+    Entry {
+        level,
+        at: SystemTime::UNIX_EPOCH + AT,
+        message: message.to_owned(),
+        fields: fields.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+    }
 }
 
 fn text(value: &str) -> Value {

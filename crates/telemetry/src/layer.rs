@@ -11,7 +11,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use std::time::SystemTime;
 
-use crate::event::{Entry, Fields, Value};
+use crate::event::{Entry, Fields, Name, Value};
 use crate::format::Formatter;
 use crate::level::{Level, LogLevel};
 use crate::sink::Sink;
@@ -26,7 +26,7 @@ pub(crate) struct LogLayer {
 }
 
 /// The fields of a span, kept in its extensions.
-struct SpanFields(Vec<(&'static str, Value)>);
+struct SpanFields(Vec<(Name, Value)>);
 
 impl LogLayer {
     pub(crate) fn new(level: LogLevel, formatter: Formatter, source_location: bool, sink: Sink) -> Self {
@@ -112,10 +112,10 @@ fn add_source(fields: &mut Fields, metadata: &Metadata<'_>) {
     if let Some(file) = metadata.file() {
         let name = file.rsplit('/').next().unwrap_or(file);
         let line = metadata.line().unwrap_or(0);
-        fields.list.push((field::FILE, Value::Text(format!("{name}:{line}"))));
+        fields.list.push((field::FILE.into(), Value::Text(format!("{name}:{line}"))));
     }
     let module = metadata.module_path().unwrap_or_else(|| metadata.target());
-    fields.list.push((field::FUNC, Value::Text(module.to_owned())));
+    fields.list.push((field::FUNC.into(), Value::Text(module.to_owned())));
 }
 
 /// Our crates and binaries; any other target is a library's.

@@ -33,6 +33,10 @@ macro_rules! generated {
 /// reference's, since reflection shows them.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/workload_socket.descriptors.bin");
 
+/// Descriptors of the services on the server's sockets, with their imports: an encoded
+/// `google.protobuf.FileDescriptorSet`. A policy that a user gives sees requests through it.
+pub const SERVER_API_DESCRIPTORS: &[u8] = include_bytes!("generated/server_api.descriptors.bin");
+
 /// The APIs of server and agent (spire-api-sdk).
 pub mod api {
     generated! {

@@ -101,9 +101,9 @@ fn digits(text: &str, base: u32) -> Option<u32> {
 /// it; `<<` keeps the text, with whatever stands before the closing anchor.
 pub(super) fn heredoc(text: &str) -> Option<String> {
     let newline = text.find('\n')?;
-    let indented = text[2..].starts_with('-');
+    let indented = text.get(2..)?.starts_with('-');
     // The closing anchor is as long as the opening one; the last byte is its newline.
-    let anchor = newline - 2 - usize::from(indented);
+    let anchor = newline.checked_sub(2 + usize::from(indented))?;
     let end = text.len().checked_sub(anchor + 1)?;
     let content = text.get(newline + 1..end.max(newline + 1))?;
     if !indented {

@@ -1,6 +1,5 @@
 //! Accepting TLS connections: many handshakes at once, each with a deadline, none able to hold up the others.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -9,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
-use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,7 +23,11 @@ use super::peer::{SpiffeVerifier, with_peer};
 use super::{
     ALPN_ACME, ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer,
 };
+use crate::places::{Place, Places};
+use crate::preface::PrefaceDeadline;
+use crate::proxy::{self, TrustedProxies};
 use spire_compat::errno::errno_text;
+use spire_core::spiffe::SpiffeId;
 
 /// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a
 /// silent client hold its place for as long.
@@ -40,6 +42,13 @@ const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4;
 
 /// Part of this process's files that a listener beside the API may take: a flood of it must leave room for agents.
 const SIDE_LISTENER_SHARE: usize = 8;
+/// Open connections of clients that showed no certificate, in all and from one address. They are there to be attested or to
+/// read the bundle, which takes a moment; a NAT in front of a whole fleet that starts at once fits.
+const ANONYMOUS_MAX: usize = 4096;
+const ANONYMOUS_PER_ADDRESS_MAX: usize = 512;
+
+/// Open connections of one identity. An agent holds one or two; downstream servers that share an identity have room.
+const CONNECTIONS_PER_IDENTITY_MAX: usize = 64;
 
 /// First and longest pause after accept fails; grpc-go's numbers.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -126,8 +135,8 @@ impl ServerTls {
             tls: self.clone(),
             listener,
             handshakes: JoinSet::new(),
-            addresses: Arc::default(),
-            open: Arc::new(Semaphore::new(connections_max(open_files))),
+            bounds: Arc::new(Bounds::new(connections_max(open_files))),
+            proxies: None,
             pause: PAUSE_MIN,
             sleep: None,
         }
@@ -137,23 +146,55 @@ impl ServerTls {
     /// open: for a listener beside the API.
     pub fn incoming_limited(&self, listener: TcpListener, max: usize) -> TlsIncoming {
         let mut incoming = self.incoming(listener);
-        let share = incoming.open.available_permits() / SIDE_LISTENER_SHARE;
-        incoming.open = Arc::new(Semaphore::new(max.min(share).max(8)));
+        let share = incoming.bounds.open.available_permits() / SIDE_LISTENER_SHARE;
+        incoming.bounds = Arc::new(Bounds::new(max.min(share).max(8)));
         incoming
     }
 
-    async fn handshake(self, tcp: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<TlsConnection> {
-        let (remote, local) = (tcp.peer_addr()?, tcp.local_addr()?);
+    /// From an accepted socket to a connection. `proxied` says whether the peer is a trusted proxy, where there are any.
+    async fn handshake(
+        self,
+        mut tcp: TcpStream,
+        proxied: Option<bool>,
+        bounds: Arc<Bounds>,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<TlsConnection> {
+        let (mut remote, local) = (tcp.peer_addr()?, tcp.local_addr()?);
         set_options(&tcp)?;
-        let accept = TlsAcceptor::from(self.config).accept(tcp);
-        let (stream, peer) = with_peer(tokio::time::timeout(HANDSHAKE_TIMEOUT, accept)).await;
+        let mut place = None;
+        let handshake = async {
+            if let Some(trusted) = proxied {
+                let client = proxy::client(&mut tcp, trusted).await.map_err(io::Error::other)?;
+                remote = client.unwrap_or(remote);
+                if trusted {
+                    // The proxy's own address has no bound, so that one of its clients cannot hold up the others.
+                    place = Some(
+                        bounds
+                            .handshakes
+                            .enter(remote.ip())
+                            .ok_or_else(|| full("handshakes of one address"))?,
+                    );
+                }
+            }
+            TlsAcceptor::from(self.config).accept(tcp).await
+        };
+        let (stream, peer) = with_peer(tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)).await;
         let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        drop(place);
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         // As grpc-go since 1.67: a client that did not negotiate HTTP/2 is refused rather than guessed at.
-        if self.requires_h2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+        if self.requires_h2 && !is_http2 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "missing selected ALPN property"));
         }
-        Ok(TlsConnection { stream, info: TlsInfo { remote, local, peer }, _permit: permit })
+        let place = if self.requires_h2 { Some(bounds.admit(remote.ip(), peer.as_ref())?) } else { None };
+        let preface = if is_http2 { PrefaceDeadline::start() } else { PrefaceDeadline::none() };
+        let info = TlsInfo { remote, local, peer };
+        Ok(TlsConnection { stream, info, preface, _permit: permit, _place: place })
     }
+}
+
+fn full(of: &str) -> io::Error {
+    io::Error::other(format!("too many {of}"))
 }
 
 /// Connections of one TCP listener: three quarters of the files that this process may open, since a flood
@@ -181,13 +222,20 @@ pub struct TlsIncoming {
     tls: ServerTls,
     listener: TcpListener,
     handshakes: JoinSet<Option<TlsConnection>>,
-    addresses: Arc<Addresses>,
-    open: Arc<Semaphore>,
+    bounds: Arc<Bounds>,
+    proxies: Option<TrustedProxies>,
     pause: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl TlsIncoming {
+    /// Takes the client's address from the PROXY header of trusted proxies, and refuses headers of others.
+    #[must_use]
+    pub fn behind(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
     /// Where it listens.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
@@ -219,17 +267,24 @@ impl TlsIncoming {
     }
 
     fn start(&mut self, tcp: TcpStream, remote: SocketAddr) {
-        let Some(place) = Addresses::enter(&self.addresses, remote.ip(), HANDSHAKES_PER_ADDRESS_MAX) else {
-            tracing::debug!(caller_addr = %remote, "Too many handshakes of one address");
-            return;
+        let proxied = self.proxies.as_ref().map(|proxies| proxies.trusts(remote.ip()));
+        let place = match proxied {
+            Some(true) => None,
+            _ => match self.bounds.handshakes.enter(remote.ip()) {
+                Some(place) => Some(place),
+                None => {
+                    tracing::debug!(caller_addr = %remote, "Too many handshakes of one address");
+                    return;
+                }
+            },
         };
-        let Ok(permit) = Arc::clone(&self.open).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.bounds.open).try_acquire_owned() else {
             tracing::debug!(caller_addr = %remote, "Too many connections");
             return;
         };
-        let tls = self.tls.clone();
+        let (tls, bounds) = (self.tls.clone(), Arc::clone(&self.bounds));
         self.handshakes.spawn(async move {
-            let result = tls.handshake(tcp, permit).await;
+            let result = tls.handshake(tcp, proxied, bounds, permit).await;
             drop(place);
             result
                 .inspect_err(
@@ -261,40 +316,45 @@ impl Stream for TlsIncoming {
     }
 }
 
-/// Handshakes or connections by address.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses {
-    counts: Mutex<HashMap<IpAddr, usize>>,
+/// What the connections of a listener share.
+#[derive(Debug)]
+struct Bounds {
+    open: Arc<Semaphore>,
+    /// Handshakes in progress.
+    handshakes: Arc<Places<IpAddr>>,
+    anonymous: Arc<Semaphore>,
+    anonymous_by_address: Arc<Places<IpAddr>>,
+    by_identity: Arc<Places<SpiffeId>>,
 }
 
-/// Held for as long as one of them lasts.
-pub(crate) struct AddressPlace {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
+/// The place of an established connection.
+#[derive(Debug)]
+enum PeerPlace {
+    Identity(#[expect(dead_code, reason = "held")] Place<SpiffeId>),
+    Anonymous(#[expect(dead_code, reason = "held")] (OwnedSemaphorePermit, Place<IpAddr>)),
 }
 
-impl Addresses {
-    /// A place for one more, unless `address` has `max` already.
-    pub(crate) fn enter(this: &Arc<Self>, address: IpAddr, max: usize) -> Option<AddressPlace> {
-        let mut counts = this.counts.lock();
-        let count = counts.entry(address).or_insert(0);
-        if *count >= max {
-            return None;
+impl Bounds {
+    fn new(open: usize) -> Self {
+        Self {
+            open: Arc::new(Semaphore::new(open)),
+            handshakes: Places::new(HANDSHAKES_PER_ADDRESS_MAX),
+            anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
+            anonymous_by_address: Places::new(ANONYMOUS_PER_ADDRESS_MAX),
+            by_identity: Places::new(CONNECTIONS_PER_IDENTITY_MAX),
         }
-        *count += 1;
-        Some(AddressPlace { addresses: Arc::clone(this), address })
     }
-}
 
-impl Drop for AddressPlace {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.counts.lock();
-        let left = counts.get(&self.address).copied().unwrap_or(0).saturating_sub(1);
-        if left == 0 {
-            counts.remove(&self.address);
-        } else {
-            counts.insert(self.address, left);
+    fn admit(&self, address: IpAddr, peer: Option<&VerifiedPeer>) -> io::Result<PeerPlace> {
+        if let Some(peer) = peer {
+            let place = self.by_identity.enter(peer.id().clone());
+            return place.map(PeerPlace::Identity).ok_or_else(|| full("connections of one identity"));
         }
+        let place = self.anonymous_by_address.enter(address);
+        let place = place.ok_or_else(|| full("connections without a certificate from one address"))?;
+        let permit = Arc::clone(&self.anonymous).try_acquire_owned();
+        let permit = permit.map_err(|_| full("connections without a certificate"))?;
+        Ok(PeerPlace::Anonymous((permit, place)))
     }
 }
 
@@ -328,7 +388,9 @@ impl TlsInfo {
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     info: TlsInfo,
+    preface: PrefaceDeadline,
     _permit: OwnedSemaphorePermit,
+    _place: Option<PeerPlace>,
 }
 
 impl TlsConnection {
@@ -358,7 +420,10 @@ impl Connected for TlsConnection {
 
 impl AsyncRead for TlsConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.preface.check(cx, read, buf.filled().len() - before)
     }
 }
 

@@ -33,7 +33,6 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 
-pub(crate) use self::accept::Addresses;
 pub use self::accept::{ClientAuth, ServerTls, TlsConnection, TlsIncoming, TlsInfo};
 pub use self::client::TlsClient;
 pub use self::clients::{ClientsError, LateTrust};

@@ -223,3 +223,129 @@ async fn a_silent_client_holds_up_nobody_and_http1_is_refused() {
     let error = error.expect_err("no common protocol").to_string();
     assert!(error.contains("remote error: tls: no application protocol"), "{error}");
 }
+
+#[tokio::test]
+async fn a_chain_of_a_hundred_certificates_is_refused() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let address = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
+    let (leaf, key) = ca.issue(AGENT);
+    let long = Identity::empty();
+    let mut chain = vec![leaf];
+    chain.resize(101, ca.certificate.clone());
+    long.replace(&chain, &key).expect("a pair");
+    let client = TlsClient::spiffe(trust.clone(), id(SERVER), Some(long), ANY);
+    let status = seen(address, client).await.expect_err("too long");
+    assert_eq!(status.code(), Code::Unavailable, "{}", status.message());
+    seen(address, TlsClient::spiffe(trust, id(SERVER), Some(identity(&ca, AGENT)), ANY))
+        .await
+        .expect("served");
+}
+
+/// A client that speaks TLS and then nothing.
+async fn handshaken(
+    address: SocketAddr,
+    client: &TlsClient,
+) -> std::io::Result<impl tokio::io::AsyncRead + Unpin> {
+    let tcp = tokio::net::TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(client.config.clone());
+    connector.connect(rustls::pki_types::ServerName::try_from("spire").expect("a name"), tcp).await
+}
+
+/// Whether the server ended a connection.
+async fn is_ended(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
+    use tokio::io::AsyncReadExt as _;
+    let mut space = [0; 1024];
+    loop {
+        match stream.read(&mut space).await {
+            Ok(0) | Err(_) => return true,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_begins_to_speak_is_disconnected() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let address = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
+    let mut silent = tokio::net::TcpStream::connect(address).await.expect("connects");
+    assert!(is_ended(&mut silent).await, "no handshake");
+    let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
+    let mut mute = handshaken(address, &client).await.expect("a handshake");
+    assert!(is_ended(&mut mute).await, "no preface");
+}
+
+#[tokio::test]
+async fn connections_of_one_identity_and_of_nobody_are_bounded() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let address = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
+    let greedy =
+        TlsClient::spiffe(trust.clone(), id(SERVER), Some(identity(&ca, AGENT)), ANY).expect("a client");
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let mut connection = handshaken(address, &greedy).await.expect("a place");
+        // The server's first frame shows that the connection was taken.
+        use tokio::io::AsyncReadExt as _;
+        connection.read_u8().await.expect("settings");
+        held.push(connection);
+    }
+    let mut one_more = handshaken(address, &greedy).await.expect("TLS 1.3 tells later");
+    assert!(is_ended(&mut one_more).await, "64 are enough");
+    let other = Some(identity(&ca, "spiffe://a.test/spire/agent/y"));
+    seen(address, TlsClient::spiffe(trust.clone(), id(SERVER), other, ANY)).await.expect("another agent");
+    seen(address, TlsClient::spiffe(trust, id(SERVER), None, ANY)).await.expect("a new node");
+}
+
+/// Sends a PROXY header and then makes one call; the address that the server saw, or why not.
+async fn behind_proxy(address: SocketAddr, header: &[u8], client: &TlsClient) -> Result<String, String> {
+    use tokio::io::AsyncWriteExt as _;
+    let mut tcp = tokio::net::TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    tcp.write_all(header).await.map_err(|e| e.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(client.config.clone());
+    let name = rustls::pki_types::ServerName::try_from("spire").expect("a name");
+    let tls = connector.connect(name, tcp).await.map_err(|e| e.to_string())?;
+    let channel = tonic::transport::Endpoint::from_static("http://spire")
+        .connect_with_connector(crate::fixture::Once(Some(hyper_util::rt::TokioIo::new(tls))))
+        .await
+        .map_err(|e| e.to_string())?;
+    let trailers = call(&channel).await.map_err(|e| e.to_string())?;
+    Ok(trailers.get("seen-address").map(|a| a.to_str().expect("text").to_owned()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn trusted_proxies_say_who_the_client_is_and_others_may_not() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let client = TlsClient::spiffe(trust.clone(), id(SERVER), None, ANY).expect("a configuration");
+    let listen = async |proxies: Option<bool>| {
+        let clients = ClientAuth { trust: trust.clone(), authorize: members(&[]) };
+        let tls = ServerTls::grpc(identity(&ca, SERVER), clients, ANY).expect("a configuration");
+        let mut incoming = tls.bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("bound");
+        if let Some(trusted) = proxies {
+            incoming = incoming.behind(crate::proxy::TrustedProxies::new(move |_| trusted));
+        }
+        let address = incoming.local_addr().expect("an address");
+        tokio::spawn(serve(tcp_server().add_service(Echo), incoming, pending()));
+        address
+    };
+    let v1 = b"PROXY TCP4 10.1.2.3 127.0.0.1 12345 8081\r\n";
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x01\x02\x03\x7f\0\0\x01\x30\x39\x1f\x91";
+    let trusting = listen(Some(true)).await;
+    assert_eq!(behind_proxy(trusting, v1, &client).await, Ok("10.1.2.3:12345".to_owned()));
+    assert_eq!(behind_proxy(trusting, v2, &client).await, Ok("10.1.2.3:12345".to_owned()));
+    let itself = behind_proxy(trusting, b"PROXY UNKNOWN\r\n", &client).await.expect("served");
+    assert!(itself.starts_with("127.0.0.1:"), "{itself}");
+    let directly = behind_proxy(trusting, b"", &client).await.expect("a header is not required");
+    assert!(directly.starts_with("127.0.0.1:"), "{directly}");
+    behind_proxy(trusting, b"PROXY TCP4 nowhere 127.0.0.1 1 2\r\n", &client).await.expect_err("malformed");
+
+    let distrusting = listen(Some(false)).await;
+    behind_proxy(distrusting, v1, &client).await.expect_err("may not say it");
+    behind_proxy(distrusting, v2, &client).await.expect_err("may not say it");
+    behind_proxy(distrusting, b"", &client).await.expect("served");
+    let plain = listen(None).await;
+    behind_proxy(plain, v1, &client).await.expect_err("not TLS");
+    behind_proxy(plain, b"", &client).await.expect("served");
+}

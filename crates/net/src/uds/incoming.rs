@@ -17,6 +17,7 @@ use super::limits::{Gate, Permit};
 use super::peer::PeerTable;
 use super::{ConnectionLimits, PeerInfo, PeerTracking, SocketFile};
 use crate::authority::AuthorityGuard;
+use crate::preface::PrefaceDeadline;
 use spire_compat::errno::errno_text;
 
 /// First and longest pause after accept fails, typically for want of file descriptors; grpc-go's numbers
@@ -82,7 +83,10 @@ impl UnixIncoming {
             }
         };
         match self.gate.enter(peer.uid()) {
-            Ok(permit) => Some(UnixConnection { io: AuthorityGuard::new(stream), peer, _permit: permit }),
+            Ok(permit) => {
+                let preface = PrefaceDeadline::start();
+                Some(UnixConnection { io: AuthorityGuard::new(stream), peer, preface, _permit: permit })
+            }
             Err(full) => {
                 self.refusals.log(&full, Some(&peer));
                 None
@@ -143,6 +147,7 @@ impl Stream for UnixIncoming {
 pub struct UnixConnection {
     io: AuthorityGuard<UnixStream>,
     peer: PeerInfo,
+    preface: PrefaceDeadline,
     _permit: Permit,
 }
 
@@ -163,7 +168,10 @@ impl Connected for UnixConnection {
 
 impl AsyncRead for UnixConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.preface.check(cx, read, buf.filled().len() - before)
     }
 }
 

@@ -13,7 +13,7 @@ mod value;
 
 pub use health::{Details, HealthCheck, HealthChecks, HealthError, HealthState, check};
 pub use metrics::{Call, Label, Metrics, NoMetrics};
-pub use value::Logged;
+pub use value::{Logged, Scalar};
 
 /// The `target` of an event that is printed at level `fatal` (emit it with `tracing::error!`).
 ///

@@ -1,5 +1,6 @@
 //! Log values that text and JSON show differently: lists, times, durations.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -19,6 +20,60 @@ pub enum Logged {
     Duration(Duration),
     /// The value that is absent, printed as `<nil>` and `null`.
     Nil,
+    /// Fields whose names are not known before, such as those of an audit line. They stand beside the event's others; the
+    /// name of the field that brings them is not shown.
+    Fields(Vec<(Cow<'static, str>, Scalar)>),
+}
+
+/// A plain value of one of [`Logged::Fields`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    /// A text.
+    Text(Cow<'static, str>),
+    /// A number.
+    Integer(i64),
+    /// True or false.
+    Bool(bool),
+}
+
+impl From<String> for Scalar {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<&'static str> for Scalar {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<i64> for Scalar {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<i32> for Scalar {
+    fn from(number: i32) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+impl From<bool> for Scalar {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Integer(number) => number.fmt(f),
+            Self::Bool(value) => value.fmt(f),
+        }
+    }
 }
 
 impl Logged {
@@ -42,6 +97,12 @@ impl fmt::Display for Logged {
             Self::Time(seconds) => write!(f, "{seconds}"),
             Self::Duration(duration) => write!(f, "{duration:?}"),
             Self::Nil => f.write_str("<nil>"),
+            Self::Fields(fields) => {
+                for (n, (name, value)) in fields.iter().enumerate() {
+                    write!(f, "{}{name}={value}", if n == 0 { "" } else { " " })?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -10,10 +10,10 @@ use spire_wire::api::types;
 use tonic::{Code, Status};
 
 use super::audit::Fields;
-use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamCaller};
+use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamPublisher};
 use super::convert::{
-    bundle, bundle_mask, bundle_to_wire, jwt_authorities, jwt_key_to_wire, paging, wit_authorities,
-    wit_key_to_wire, x509_authorities,
+    bundle, bundle_fields, bundle_mask, bundle_to_wire, hash, jwt_authorities, jwt_authority_fields,
+    jwt_key_to_wire, paging, wit_authorities, wit_key_to_wire, x509_authorities, x509_authority_fields,
 };
 use super::limits::Bucket;
 use super::route::{Call, Route, unary};
@@ -70,6 +70,11 @@ async fn append_bundle(
     _: AdminCaller,
     request: wire::AppendBundleRequest,
 ) -> Result<types::Bundle, Status> {
+    call.audit.extend(|| {
+        let mut fields = jwt_authority_fields(&request.jwt_authorities);
+        fields.extend(x509_authority_fields(&request.x509_authorities));
+        fields
+    });
     if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
         return Err(fail(Code::InvalidArgument, "no authorities to append"));
     }
@@ -94,12 +99,13 @@ async fn append_bundle(
 
 async fn publish_jwt_authority(
     call: Arc<Call>,
-    _: DownstreamCaller,
+    _: DownstreamPublisher,
     request: wire::PublishJwtAuthorityRequest,
 ) -> Result<wire::PublishJwtAuthorityResponse, Status> {
     if let Some(key) = &request.jwt_authority {
-        call.audit.add("expires_at", key.expires_at.to_string());
+        call.audit.add("jwt_authority_expires_at", key.expires_at);
         call.audit.add("jwt_authority_key_id", key.key_id.clone());
+        call.audit.add("jwt_authority_public_key_sha256", hash(&key.public_key));
     }
     call.limit(Bucket::JwtKey, 1, "key publishing rate limiting").await?;
     let key = request.jwt_authority.ok_or_else(|| fail(Code::InvalidArgument, "missing JWT authority"))?;
@@ -119,7 +125,7 @@ async fn publish_jwt_authority(
 
 async fn publish_wit_authority(
     call: Arc<Call>,
-    _: DownstreamCaller,
+    _: DownstreamPublisher,
     request: wire::PublishWitAuthorityRequest,
 ) -> Result<wire::PublishWitAuthorityResponse, Status> {
     call.limit(Bucket::WitKey, 1, "key publishing rate limiting").await?;
@@ -192,7 +198,7 @@ async fn batch_create(
 ) -> Result<wire::BatchCreateFederatedBundleResponse, Status> {
     let mut results = Vec::with_capacity(request.bundle.len());
     for one in request.bundle {
-        let fields = audit_fields(&call, &one);
+        let fields = audit_fields(&call, &one, None);
         let name = one.trust_domain.clone();
         let context = Context::trust_domain(&name);
         let text = "creating a federated bundle for the server's own trust domain is not allowed";
@@ -223,7 +229,7 @@ async fn batch_update(
     let mask = bundle_mask(request.input_mask.as_ref());
     let mut results = Vec::with_capacity(request.bundle.len());
     for one in request.bundle {
-        let fields = audit_fields(&call, &one);
+        let fields = audit_fields(&call, &one, request.input_mask.as_ref());
         let name = one.trust_domain.clone();
         let context = Context::trust_domain(&name);
         let text = "updating a federated bundle for the server's own trust domain is not allowed";
@@ -251,7 +257,7 @@ async fn batch_set(
 ) -> Result<wire::BatchSetFederatedBundleResponse, Status> {
     let mut results = Vec::with_capacity(request.bundle.len());
     for one in request.bundle {
-        let fields = audit_fields(&call, &one);
+        let fields = audit_fields(&call, &one, None);
         let name = one.trust_domain.clone();
         let context = Context::trust_domain(&name);
         let text = "setting a federated bundle for the server's own trust domain is not allowed";
@@ -290,8 +296,9 @@ async fn batch_delete(
             Ok(()) => status::ok(),
             Err(status) => status::item(&status),
         };
-        call.audit
-            .item(&status, || vec![("trust_domain_id", name.clone().into()), ("mode", mode_name.into())]);
+        call.audit.item(&status, || {
+            vec![("trust_domain_id".into(), name.clone().into()), ("mode".into(), mode_name.into())]
+        });
         results.push(wire::batch_delete_federated_bundle_response::Result {
             status: Some(status),
             trust_domain: name,
@@ -348,12 +355,6 @@ fn done(
     (Some(status), bundle)
 }
 
-fn audit_fields(call: &Call, wire: &types::Bundle) -> Fields {
-    if !call.audit.enabled() {
-        return Fields::new();
-    }
-    let first_key = wire.jwt_authorities.first();
-    let mut fields: Fields = vec![("trust_domain_id", wire.trust_domain.clone().into())];
-    fields.extend(first_key.map(|key| ("jwt_authority_key_id", key.key_id.clone().into())));
-    fields
+fn audit_fields(call: &Call, wire: &types::Bundle, mask: Option<&types::BundleMask>) -> Fields {
+    if call.audit.enabled() { bundle_fields(wire, mask) } else { Fields::new() }
 }

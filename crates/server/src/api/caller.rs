@@ -116,6 +116,17 @@ impl Peer {
         }
     }
 
+    /// Whether it is a TLS client that showed no SVID.
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Tls { svid: None, .. })
+    }
+
+    /// Path of the program of a local caller; empty where callers are not tracked, as the reference tells a policy.
+    pub(super) fn executable(&self) -> String {
+        let Self::Local(Some(process)) = self else { return String::new() };
+        process.executable().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+
     /// The caller's address; `None` on the unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -142,6 +153,10 @@ pub struct AdminCaller(());
 pub struct DownstreamCaller {
     id: SpiffeId,
 }
+
+/// A downstream server that publishes a key, for which nothing of it is needed.
+#[derive(Debug)]
+pub struct DownstreamPublisher(());
 
 impl DownstreamCaller {
     /// Who it is.
@@ -192,8 +207,10 @@ impl Allowed {
 pub trait Proof: Sized + Send + 'static + sealed::Sealed {
     /// The callers that the type stands for.
     const ALLOWED: Allowed;
+    /// The proof of what was granted; the error is the answer to a caller that a user's policy lets in and of whom
+    /// not enough is known.
     #[doc(hidden)]
-    fn from_granted(granted: Granted) -> Option<Self>;
+    fn from_granted(granted: Granted) -> Result<Self, &'static str>;
 }
 
 mod sealed {
@@ -201,9 +218,19 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// As what a call was let in. Made by [`Authorizer::authorize`] only.
+/// As what a call was let in. Made by [`Authorizer::authorize`] and [`Authorizer::authorize_by_policy`] only.
 #[derive(Debug)]
-pub struct Granted(As);
+pub struct Granted {
+    who: As,
+    by_policy: Option<ByPolicy>,
+}
+
+/// A user's policy may let any caller in to any method; what a proof says of it comes from its SVID.
+#[derive(Debug)]
+struct ByPolicy {
+    /// ID and expiry of the caller's SVID.
+    svid: Option<(SpiffeId, Timestamp)>,
+}
 
 #[derive(Debug)]
 enum As {
@@ -217,7 +244,7 @@ enum As {
 impl Granted {
     /// `authorized_as` and `authorized_via` of the log.
     pub fn log_fields(&self) -> (&'static str, &'static str) {
-        match &self.0 {
+        match &self.who {
             As::Nobody => ("nobody", ""),
             As::Local => ("local", "transport"),
             As::Admin { by_entry: false } => ("admin", "config"),
@@ -233,29 +260,40 @@ macro_rules! proofs {
         impl sealed::Sealed for $proof {}
         impl Proof for $proof {
             const ALLOWED: Allowed = Allowed { $($field: true,)* ..Allowed::NOBODY };
-            fn from_granted(granted: Granted) -> Option<Self> {
-                let from: fn(As) -> Option<Self> = $from;
-                from(granted.0)
+            fn from_granted(granted: Granted) -> Result<Self, &'static str> {
+                let from: fn(As, Option<ByPolicy>) -> Result<Self, &'static str> = $from;
+                from(granted.who, granted.by_policy)
             }
         }
     )*};
 }
 
+/// `authorize` grants only what was allowed, which is what the proof stands for.
+const OTHER_KIND: &str = "caller is of another kind";
+
 proofs! {
-    AnyCaller { any } |_| Some(Self(()));
-    LocalCaller { local } |granted| matches!(granted, As::Local).then_some(Self(()));
-    AdminCaller { local, admin } |granted| matches!(granted, As::Local | As::Admin { .. }).then_some(Self(()));
-    DownstreamCaller { downstream } |granted| match granted {
-        As::Downstream(caller) => Some(caller),
-        _ => None,
+    AnyCaller { any } |_, _| Ok(Self(()));
+    LocalCaller { local } |who, policy| {
+        (policy.is_some() || matches!(who, As::Local)).then_some(Self(())).ok_or(OTHER_KIND)
     };
-    AgentCaller { agent } |granted| match granted {
-        As::Agent(caller) => Some(caller),
-        _ => None,
+    AdminCaller { local, admin } |who, policy| {
+        (policy.is_some() || matches!(who, As::Local | As::Admin { .. })).then_some(Self(())).ok_or(OTHER_KIND)
     };
-    AdminOrAgentCaller { local, admin, agent } |granted| match granted {
-        As::Local | As::Admin { .. } | As::Agent(_) => Some(Self(())),
-        As::Nobody | As::Downstream(_) => None,
+    DownstreamCaller { downstream } |who, _| match who {
+        As::Downstream(caller) => Ok(caller),
+        _ => Err("caller is not a downstream workload"),
+    };
+    DownstreamPublisher { downstream } |who, policy| {
+        (policy.is_some() || matches!(who, As::Downstream(_))).then_some(Self(())).ok_or(OTHER_KIND)
+    };
+    AgentCaller { agent } |who, policy| match (who, policy) {
+        (As::Agent(caller), _) => Ok(caller),
+        (_, Some(ByPolicy { svid: Some((id, expires_at)) })) => Ok(Self { id, expires_at }),
+        _ => Err("caller ID missing from request context"),
+    };
+    AdminOrAgentCaller { local, admin, agent } |who, policy| {
+        let known = matches!(who, As::Local | As::Admin { .. } | As::Agent(_));
+        (policy.is_some() || known).then_some(Self(())).ok_or(OTHER_KIND)
     };
 }
 
@@ -294,17 +332,34 @@ impl Authorizer {
     /// # Errors
     /// [`Denial`].
     pub async fn authorize(&self, peer: &Peer, allowed: Allowed) -> Result<Granted, Denial> {
+        Ok(Granted { who: self.judge(peer, allowed).await?, by_policy: None })
+    }
+
+    /// As [`authorize`](Self::authorize), where a user's policy said who is allowed.
+    ///
+    /// # Errors
+    /// [`Denial`].
+    pub async fn authorize_by_policy(&self, peer: &Peer, allowed: Allowed) -> Result<Granted, Denial> {
+        let who = self.judge(peer, allowed).await?;
+        let svid = match peer {
+            Peer::Tls { svid: Some(svid), .. } => Some((svid.id().clone(), svid.expires_at())),
+            _ => None,
+        };
+        Ok(Granted { who, by_policy: Some(ByPolicy { svid }) })
+    }
+
+    async fn judge(&self, peer: &Peer, allowed: Allowed) -> Result<As, Denial> {
         if allowed.any {
-            return Ok(Granted(As::Nobody));
+            return Ok(As::Nobody);
         }
         let svid = match peer {
-            Peer::Local(_) if allowed.local => return Ok(Granted(As::Local)),
+            Peer::Local(_) if allowed.local => return Ok(As::Local),
             Peer::Local(_) | Peer::Tls { svid: None, .. } => return Err(Denial::Denied(None)),
             Peer::Tls { svid: Some(svid), .. } => svid,
         };
         let id = svid.id();
         if allowed.admin && self.admin_ids.contains(id) {
-            return Ok(Granted(As::Admin { by_entry: false }));
+            return Ok(As::Admin { by_entry: false });
         }
         if (allowed.admin || allowed.downstream)
             && let Some(granted) = self.by_entries(id, allowed).await?
@@ -316,7 +371,7 @@ impl Authorizer {
         }
         let expires_at = svid.expires_at();
         self.agent(id, &svid.serial(), expires_at).await?;
-        Ok(Granted(As::Agent(AgentCaller { id: id.clone(), expires_at })))
+        Ok(As::Agent(AgentCaller { id: id.clone(), expires_at }))
     }
 
     /// An agent was banned or evicted here: what is remembered of it counts no more.
@@ -327,7 +382,7 @@ impl Authorizer {
     /// What the entries of the caller's identity allow. They are read from the datastore, since another server may have
     /// taken a right away a moment ago; but a caller that may also be an agent, as which it is checked against the
     /// datastore, is spared that where the view knows of no right.
-    async fn by_entries(&self, id: &SpiffeId, allowed: Allowed) -> Result<Option<Granted>, Denial> {
+    async fn by_entries(&self, id: &SpiffeId, allowed: Allowed) -> Result<Option<As>, Denial> {
         if allowed.agent {
             let rights = self.live.view().rights(id);
             if !rights.admin && !rights.downstream {
@@ -341,10 +396,10 @@ impl Authorizer {
                 failed(Code::Internal, format!("failed to fetch caller entries: {error}"))
             })?;
         if allowed.admin && found.items.iter().any(|entry| entry.admin) {
-            return Ok(Some(Granted(As::Admin { by_entry: true })));
+            return Ok(Some(As::Admin { by_entry: true }));
         }
         if allowed.downstream && found.items.iter().any(|entry| entry.downstream) {
-            return Ok(Some(Granted(As::Downstream(DownstreamCaller { id: id.clone() }))));
+            return Ok(Some(As::Downstream(DownstreamCaller { id: id.clone() })));
         }
         Ok(None)
     }

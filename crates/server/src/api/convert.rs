@@ -8,8 +8,10 @@ use spire_core::spiffe::{Bundle, IdError, JwtAuthority, Selectors, SpiffeId, Tru
 use spire_core::spiffe::{Selector, SelectorError};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::BundleMask;
+use spire_ports::observe::Scalar;
 use spire_wire::api::types;
 
+use super::audit::Fields;
 use super::status::quoted;
 pub(super) use crate::entries::{id_to_wire, selectors_to_wire};
 
@@ -95,6 +97,53 @@ pub(super) fn set_match(wire: i32) -> SetMatch {
         3 => SetMatch::Any,
         _ => SetMatch::Exact,
     }
+}
+
+/// The name of a match behaviour, as the audit log shows it.
+pub(super) fn match_name(wire: i32) -> String {
+    let known = types::selector_match::MatchBehavior::try_from(wire);
+    known.map_or_else(|_| wire.to_string(), |how| how.as_str_name().to_owned())
+}
+
+/// What the audit log says of a bundle of a request (api.FieldsFromBundleProto).
+pub(super) fn bundle_fields(wire: &types::Bundle, mask: Option<&types::BundleMask>) -> Fields {
+    let wants = |part: fn(&types::BundleMask) -> bool| mask.is_none_or(part);
+    let mut fields: Fields = vec![("trust_domain_id".into(), wire.trust_domain.clone().into())];
+    if wants(|m| m.refresh_hint) {
+        fields.push(("refresh_hint".into(), wire.refresh_hint.into()));
+    }
+    if wants(|m| m.sequence_number) {
+        // Go prints an unsigned number; nobody counts bundles beyond the signed ones.
+        let number = i64::try_from(wire.sequence_number).unwrap_or(i64::MAX);
+        fields.push(("sequence_number".into(), number.into()));
+    }
+    if wants(|m| m.jwt_authorities) {
+        fields.extend(jwt_authority_fields(&wire.jwt_authorities));
+    }
+    if wants(|m| m.x509_authorities) {
+        fields.extend(x509_authority_fields(&wire.x509_authorities));
+    }
+    fields
+}
+
+/// What the audit log says of JWT authorities.
+pub(super) fn jwt_authority_fields(keys: &[types::JwtKey]) -> Fields {
+    let fields = keys.iter().enumerate().flat_map(|(n, key)| -> [(_, Scalar); 3] {
+        [
+            (format!("jwt_authority_expires_at.{n}").into(), key.expires_at.into()),
+            (format!("jwt_authority_key_id.{n}").into(), key.key_id.clone().into()),
+            (format!("jwt_authority_public_key_sha256.{n}").into(), hash(&key.public_key).into()),
+        ]
+    });
+    fields.collect()
+}
+
+/// What the audit log says of X.509 authorities.
+pub(super) fn x509_authority_fields(certificates: &[types::X509Certificate]) -> Fields {
+    let fields = certificates.iter().enumerate().map(|(n, certificate)| {
+        (format!("x509_authorities_asn1_sha256.{n}").into(), hash(&certificate.asn1).into())
+    });
+    fields.collect()
 }
 
 /// Paging of a request; none without a size.

@@ -71,6 +71,7 @@ async fn activate_jwt(
     _: AdminCaller,
     request: wire::ActivateJwtAuthorityRequest,
 ) -> Result<wire::ActivateJwtAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let activated = call.api.deps.authorities.activate_key_authority(Kind::Jwt, &request.authority_id).await;
     let activated = activated.map_err(|e| refused(e, "failed to activate JWT authority"))?;
@@ -83,6 +84,7 @@ async fn taint_jwt(
     _: AdminCaller,
     request: wire::TaintJwtAuthorityRequest,
 ) -> Result<wire::TaintJwtAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let tainted = call.api.deps.authorities.taint_key_authority(Kind::Jwt, &request.authority_id).await;
     tainted.map_err(|e| refused(e, "failed to taint JWT authority"))?;
@@ -96,6 +98,7 @@ async fn revoke_jwt(
     _: AdminCaller,
     request: wire::RevokeJwtAuthorityRequest,
 ) -> Result<wire::RevokeJwtAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Jwt, &request.authority_id).await;
     revoked.map_err(|e| refused(e, "failed to revoke JWT authority"))?;
@@ -131,6 +134,7 @@ async fn activate_x509(
     _: AdminCaller,
     request: wire::ActivateX509AuthorityRequest,
 ) -> Result<wire::ActivateX509AuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     let activated = call.api.deps.authorities.activate_x509_authority(&request.authority_id).await;
     let activated = activated.map_err(|e| refused(e, "failed to activate X.509 authority"))?;
     call.audit.success();
@@ -142,6 +146,7 @@ async fn taint_x509(
     _: AdminCaller,
     request: wire::TaintX509AuthorityRequest,
 ) -> Result<wire::TaintX509AuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     let tainted = call.api.deps.authorities.taint_x509_authority(&request.authority_id).await;
     let tainted = tainted.map_err(|e| refused(e, "failed to taint X.509 authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "X.509 authority tainted successfully");
@@ -154,6 +159,7 @@ async fn revoke_x509(
     _: AdminCaller,
     request: wire::RevokeX509AuthorityRequest,
 ) -> Result<wire::RevokeX509AuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     let revoked = call.api.deps.authorities.revoke_x509_authority(&request.authority_id).await;
     revoked.map_err(|e| refused(e, "failed to revoke X.509 authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "X.509 authority revoked successfully");
@@ -166,6 +172,9 @@ async fn taint_upstream(
     _: AdminCaller,
     request: wire::TaintX509UpstreamAuthorityRequest,
 ) -> Result<wire::TaintX509UpstreamAuthorityResponse, Status> {
+    if !request.subject_key_id.is_empty() {
+        call.audit.add("subject_key_id", request.subject_key_id.clone());
+    }
     let tainted = call.api.deps.authorities.taint_x509_upstream_authority(&request.subject_key_id).await;
     let id = tainted.map_err(|e| refused(e, "failed to taint upstream authority"))?;
     tracing::info!(subject_key_id = request.subject_key_id, "X.509 upstream authority tainted successfully");
@@ -178,11 +187,20 @@ async fn revoke_upstream(
     _: AdminCaller,
     request: wire::RevokeX509UpstreamAuthorityRequest,
 ) -> Result<wire::RevokeX509UpstreamAuthorityResponse, Status> {
+    if !request.subject_key_id.is_empty() {
+        call.audit.add("subject_key_id", request.subject_key_id.clone());
+    }
     let revoked = call.api.deps.authorities.revoke_x509_upstream_authority(&request.subject_key_id).await;
     let id = revoked.map_err(|e| refused(e, "failed to revoke X.509 upstream authority"))?;
     tracing::info!(subject_key_id = request.subject_key_id, "X.509 upstream authority successfully revoked");
     call.audit.success();
     Ok(wire::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id: id })
+}
+
+fn audit_authority(call: &Call, authority_id: &str) {
+    if !authority_id.is_empty() {
+        call.audit.add("local_authority_id", authority_id.to_owned());
+    }
 }
 
 async fn wit_state(
@@ -214,6 +232,7 @@ async fn activate_wit(
     _: AdminCaller,
     request: wire::ActivateWitAuthorityRequest,
 ) -> Result<wire::ActivateWitAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let activated = call.api.deps.authorities.activate_key_authority(Kind::Wit, &request.authority_id).await;
     let activated = activated.map_err(|e| refused(e, "failed to activate WIT authority"))?;
@@ -226,6 +245,7 @@ async fn taint_wit(
     _: AdminCaller,
     request: wire::TaintWitAuthorityRequest,
 ) -> Result<wire::TaintWitAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let tainted = call.api.deps.authorities.taint_key_authority(Kind::Wit, &request.authority_id).await;
     tainted.map_err(|e| refused(e, "failed to taint WIT authority"))?;
@@ -239,6 +259,7 @@ async fn revoke_wit(
     _: AdminCaller,
     request: wire::RevokeWitAuthorityRequest,
 ) -> Result<wire::RevokeWitAuthorityResponse, Status> {
+    audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Wit, &request.authority_id).await;
     revoked.map_err(|e| refused(e, "failed to revoke WIT authority"))?;

@@ -11,6 +11,8 @@ mod convert;
 mod debug;
 mod entry;
 mod health;
+mod intake;
+mod judge;
 mod limits;
 mod local_authority;
 mod logger;
@@ -32,6 +34,7 @@ use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{self, DataStore};
 use spire_ports::observe::Metrics;
+use spire_ports::policy::Policy;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -51,6 +54,8 @@ use crate::ca::{Authorities, ServerCa, ServerSvid};
 use crate::clock::Clock;
 use crate::entries::{AgentStream, LiveEntries};
 use caller::{AgentCaller, Authorizer, Peer, Proof};
+use intake::Unfinished;
+use judge::Judge;
 use limits::Limits;
 use route::Listeners;
 pub(crate) use route::{Call, Route};
@@ -85,6 +90,8 @@ pub struct Deps {
     pub audit_log_enabled: bool,
     /// `experimental.max_attested_node_info_staleness`; zero reads each agent's row at each call.
     pub node_info_staleness: Duration,
+    /// The user's policy, instead of what the handlers' types say.
+    pub policy: Option<Arc<dyn Policy>>,
     /// `agent_spiffe_id_as_selector`: agents also have their own ID as a selector.
     pub agent_id_as_selector: bool,
 }
@@ -93,6 +100,8 @@ pub struct Deps {
 pub struct Api {
     pub(crate) deps: Deps,
     authorizer: Authorizer,
+    judge: Option<Judge>,
+    unfinished: Arc<Unfinished>,
     limits: ArcSwap<Limits>,
     started: Instant,
     bundle_read: tokio::sync::Mutex<Option<Instant>>,
@@ -111,6 +120,8 @@ impl Api {
         );
         Arc::new(Self {
             authorizer,
+            judge: deps.policy.clone().map(Judge::new),
+            unfinished: Arc::default(),
             limits: ArcSwap::from_pointee(Limits::new(deps.rate_limits)),
             started: Instant::now(),
             bundle_read: tokio::sync::Mutex::default(),
@@ -149,6 +160,11 @@ impl Api {
     /// graceful stop; agents come back to another server.
     pub fn end_streams(&self) {
         self.stopping.cancel();
+    }
+
+    #[cfg(test)]
+    fn unfinished_size(&self) -> usize {
+        self.unfinished.size()
     }
 
     fn service(self: &Arc<Self>, on: Listeners) -> ApiService {

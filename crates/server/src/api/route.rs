@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use prost::Message;
 use spire_net::grpc::MESSAGE_SIZE_MAX;
@@ -27,9 +27,11 @@ use tracing::field::Empty;
 
 use super::Api;
 use super::audit::Audit;
-use super::caller::{Allowed, Granted, Peer, Proof};
+use super::caller::{Allowed, Denial, Granted, Peer, Proof};
+use super::intake::Intake;
+use super::judge::{Judge, Shown};
 use super::measured::MeasuredCall;
-use super::status::fail_with;
+use super::status::{fail, fail_with};
 
 /// A boxed future, as services return.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -43,6 +45,9 @@ const ENCODE_BUFFER: usize = 1024;
 
 /// Messages that are ready at once are sent together up to this size.
 const ENCODE_YIELD: usize = 32 * 1024;
+
+/// How long a call waits for its turn where calls are limited. An attestation ends after this long, too.
+const TURN_MAX: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Where a method is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +69,19 @@ pub(crate) struct Route {
     pub(super) listeners: Listeners,
     /// Whether the call goes on while its answer is read.
     answers_stream: bool,
+    /// Whether the caller sends one request or a stream of them.
+    requests: Requests,
     run: Run,
+}
+
+/// What a method takes.
+#[derive(Clone, Copy)]
+enum Requests {
+    /// One request with one answer, which a user's policy may look into.
+    Shown(Shown),
+    /// One request with a stream of answers.
+    One,
+    Stream,
 }
 
 impl Route {
@@ -82,7 +99,7 @@ impl Route {
         Self { answers_stream: true, ..self }
     }
 
-    fn new<P: Proof, F>(path: &'static str, run: F) -> Self
+    fn new<P: Proof, F>(path: &'static str, requests: Requests, run: F) -> Self
     where
         F: Fn(Arc<Call>, P, Request<Body>) -> BoxFuture<Response<Body>> + Send + Sync + 'static,
     {
@@ -91,11 +108,13 @@ impl Route {
             allowed: P::ALLOWED,
             listeners: Listeners::Both,
             answers_stream: false,
+            requests,
             run: Box::new(move |call, granted, request| match P::from_granted(granted) {
-                Some(proof) => run(call, proof, request),
-                // `authorize` grants only what was allowed, which is what the proof stands for.
-                None => {
-                    Box::pin(std::future::ready(Status::internal("caller is of another kind").into_http()))
+                Ok(proof) => run(call, proof, request),
+                Err(why) => {
+                    let status = fail(Code::Internal, why);
+                    call.audit.failure(&status);
+                    Box::pin(std::future::ready(status.into_http()))
                 }
             }),
         }
@@ -111,7 +130,7 @@ where
     H: Fn(Arc<Call>, P, Q) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
-    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+    Route::new(path, Requests::Shown(shown::<Q>), move |call: Arc<Call>, proof: P, request| {
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().unary(bound, request).await })
     })
@@ -126,7 +145,7 @@ where
     H: Fn(Arc<Call>, P, Streaming<Q>) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
 {
-    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+    Route::new(path, Requests::Stream, move |call: Arc<Call>, proof: P, request| {
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().streaming(bound, request).await })
     })
@@ -142,11 +161,24 @@ where
     H: Fn(Arc<Call>, P, Q) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Result<Replies<A>, Status>> + Send + 'static,
 {
-    Route::new(path, move |call: Arc<Call>, proof: P, request| {
+    Route::new(path, Requests::One, move |call: Arc<Call>, proof: P, request| {
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().server_streaming(bound, request).await })
     })
     .with_stream()
+}
+
+/// A request as our decoder understands it, encoded again: a policy must not see anything else than the handler.
+fn shown<Q: Message + Default>(message: Bytes) -> Result<Vec<u8>, Status> {
+    decoded::<Q>(message).map(|message| message.encode_to_vec())
+}
+
+fn decoded<Q: Message + Default>(message: impl Buf) -> Result<Q, Status> {
+    let length = message.remaining();
+    Q::decode(message).map_err(|error| {
+        tracing::debug!(error = %error, length, "Malformed message");
+        Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
+    })
 }
 
 fn grpc<Q: Message + Default + Send + 'static, A: Reply>() -> Grpc<MessageCodec<A, Q>> {
@@ -273,11 +305,7 @@ impl<Q: Message + Default> Decoder for MessageDecoder<Q> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
-        let length = buffer.remaining();
-        Q::decode(buffer).map(Some).map_err(|error| {
-            tracing::debug!(error = %error, length, "Malformed message");
-            Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
-        })
+        decoded(buffer).map(Some)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
@@ -309,7 +337,9 @@ impl Call {
         let measured =
             names::rate_limit(self.path).map(|name| observe::Call::start(&*self.api.deps.metrics, name));
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let waited = limiter.wait(address.ip(), count, None).await;
+        // Who would wait longer is refused at once, so that a flood does not fill the memory with what waits.
+        let deadline = std::time::Instant::now() + TURN_MAX;
+        let waited = limiter.wait(address.ip(), count, Some(deadline)).await;
         if let Some(measured) = measured {
             measured.done(if waited.is_ok() { "OK" } else { "ResourceExhausted" });
         }
@@ -364,7 +394,18 @@ impl ApiService {
     async fn authorized(self, route: &Route, peer: Peer, request: Request<Body>) -> Response<Body> {
         let measured =
             names::rpc(route.path).map(|name| MeasuredCall::start(self.api.deps.metrics.clone(), name));
-        let response = match self.api.authorizer.authorize(&peer, route.allowed).await {
+        let (parts, body) = request.into_parts();
+        let unfinished = &self.api.unfinished;
+        let mut body = match route.requests {
+            Requests::Stream => Intake::of_stream(body, &peer, unfinished),
+            Requests::Shown(_) | Requests::One => Intake::of_one(body, &peer, unfinished),
+        };
+        let granted = match &self.api.judge {
+            None => self.api.authorizer.authorize(&peer, route.allowed).await,
+            Some(judge) => self.judged(judge, route, &peer, &mut body).await,
+        };
+        let request = Request::from_parts(parts, Body::new(body));
+        let response = match granted {
             Err(denial) => denial.into_status(route.path).into_http(),
             Ok(granted) => {
                 let span = tracing::Span::current();
@@ -385,6 +426,26 @@ impl ApiService {
             Some(measured) => measured.until_end_of(response, route.answers_stream),
             None => response,
         }
+    }
+
+    /// What the user's policy says of a call. It may look into the one request of a call, so that is read first.
+    async fn judged(
+        &self,
+        judge: &Judge,
+        route: &Route,
+        peer: &Peer,
+        body: &mut Intake,
+    ) -> Result<Granted, Denial> {
+        let failed = |status: Status| Denial::Failed(Box::new(status));
+        let request = match route.requests {
+            Requests::Shown(shown) => {
+                let message = body.first_message().await.map_err(failed)?;
+                Some(shown(message).map_err(failed)?)
+            }
+            Requests::One | Requests::Stream => None,
+        };
+        let allowed = judge.allowed(peer, route.path, request).await?;
+        self.api.authorizer.authorize_by_policy(peer, allowed).await
     }
 
     /// As grpc-go says it.

@@ -15,6 +15,7 @@ use spire_wire::api::server::svid::v1 as wire;
 use spire_wire::api::types;
 use tonic::{Code, Status};
 
+use super::audit::Fields;
 use super::caller::{AdminCaller, AgentCaller, DownstreamCaller};
 use super::convert::{check_workload, hash, id_to_wire, rfc3339, workload_id};
 use super::entry::convert::check_dns_name;
@@ -47,7 +48,7 @@ async fn mint_x509(
     request: wire::MintX509svidRequest,
 ) -> Result<wire::MintX509svidResponse, Status> {
     call.audit.add("csr", hash(&request.csr));
-    call.audit.add("ttl", request.ttl.to_string());
+    call.audit.add("ttl", request.ttl);
     if request.csr.is_empty() {
         return Err(fail(Code::InvalidArgument, "missing CSR"));
     }
@@ -122,10 +123,12 @@ async fn batch_new_x509(
             Err(status) => (status::item(&status), None),
         };
         call.audit.item(&status, || {
-            let mut fields = vec![("csr", audited_csr.into()), ("entry_id", audited_id.into())];
+            let mut fields: Fields =
+                vec![("csr".into(), audited_csr.into()), ("entry_id".into(), audited_id.into())];
             if let Some(svid) = &svid {
                 let id = super::convert::id(svid.id.as_ref()).map(|id| id.to_string()).unwrap_or_default();
-                fields.extend([("spiffe_id", id.into()), ("expires_at", svid.expires_at.to_string().into())]);
+                fields
+                    .extend([("spiffe_id".into(), id.into()), ("expires_at".into(), svid.expires_at.into())]);
             }
             fields
         });
@@ -182,7 +185,7 @@ async fn mint_jwt(
     request: wire::MintJwtsvidRequest,
 ) -> Result<wire::MintJwtsvidResponse, Status> {
     check_jwt_enabled(&call)?;
-    call.audit.add("ttl", request.ttl.to_string());
+    call.audit.add("ttl", request.ttl);
     call.audit.add("audience", request.audience.join(","));
     let id = workload_id(request.id.as_ref(), call.api.trust_domain())
         .map_err(|e| fail_with(Code::InvalidArgument, "invalid SPIFFE ID", e))?;
@@ -207,7 +210,7 @@ async fn new_jwt(
     let fields = entry.payload.signing_fields();
     let (ttl, jti) = (fields.jwt_svid_ttl, fields.include_jti());
     let svid = sign_jwt(&call, &entry.spiffe_id, &request.audience, ttl, jti).await?;
-    call.audit.add("ttl", ttl.to_string());
+    call.audit.add("ttl", ttl);
     call.audit.success();
     Ok(wire::NewJwtsvidResponse { svid: Some(svid) })
 }
@@ -261,7 +264,7 @@ async fn mint_wit(
     if !call.api.ca().config().wit_svids_enabled {
         return Err(fail(Code::Unimplemented, "WIT functionality is disabled"));
     }
-    call.audit.add("ttl", request.ttl.to_string());
+    call.audit.add("ttl", request.ttl);
     let id = workload_id(request.id.as_ref(), call.api.trust_domain())
         .map_err(|e| fail_with(Code::InvalidArgument, "invalid SPIFFE ID", e))?;
     call.audit.add("spiffe_id", id.to_string());
@@ -296,7 +299,7 @@ async fn batch_new_wit(
             Ok(svid) => (status::ok(), Some(svid)),
             Err(status) => (status::item(&status), None),
         };
-        call.audit.item(&status, || vec![("entry_id", entry_id.into())]);
+        call.audit.item(&status, || vec![("entry_id".into(), entry_id.into())]);
         results.push(wire::batch_new_witsvid_response::Result { status: Some(status), svid });
     }
     Ok(wire::BatchNewWitsvidResponse { results })
@@ -383,7 +386,7 @@ async fn new_downstream_ca(
         .await
         .map_err(|e| fail_with(Code::Internal, "failed to fetch bundle", e))?
         .ok_or_else(|| fail(Code::NotFound, "bundle not found"))?;
-    call.audit.add("expires_at", signed.not_after.unix().to_string());
+    call.audit.add("expires_at", signed.not_after.unix());
     call.audit.success();
     Ok(wire::NewDownstreamX509caResponse {
         ca_cert_chain: signed.chain,

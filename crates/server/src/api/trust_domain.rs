@@ -12,8 +12,9 @@ use spire_wire::api::types::federation_relationship::BundleEndpointProfile;
 use tonic::codegen::http::Uri;
 use tonic::{Code, Status};
 
+use super::audit::Fields;
 use super::caller::AdminCaller;
-use super::convert::{bundle, bundle_to_wire, paging};
+use super::convert::{bundle, bundle_fields, bundle_to_wire, paging};
 use super::route::{Call, Route, unary};
 use super::status::{self, Context, fail, fail_with, quoted};
 
@@ -81,9 +82,9 @@ async fn batch_create(
 ) -> Result<wire::BatchCreateFederationRelationshipResponse, Status> {
     let mut results = Vec::with_capacity(request.federation_relationships.len());
     for one in request.federation_relationships {
-        let name = one.trust_domain.clone();
+        let fields = audit_fields(&call, &one, None);
         let outcome = create(&call, one).await;
-        let (status, federation_relationship) = done(&call, outcome, name, request.output_mask.as_ref());
+        let (status, federation_relationship) = done(&call, outcome, fields, request.output_mask.as_ref());
         results.push(wire::batch_create_federation_relationship_response::Result {
             status,
             federation_relationship,
@@ -120,9 +121,9 @@ async fn batch_update(
 ) -> Result<wire::BatchUpdateFederationRelationshipResponse, Status> {
     let mut results = Vec::with_capacity(request.federation_relationships.len());
     for one in request.federation_relationships {
-        let name = one.trust_domain.clone();
+        let fields = audit_fields(&call, &one, request.input_mask.as_ref());
         let outcome = update(&call, one, request.input_mask.as_ref()).await;
-        let (status, federation_relationship) = done(&call, outcome, name, request.output_mask.as_ref());
+        let (status, federation_relationship) = done(&call, outcome, fields, request.output_mask.as_ref());
         results.push(wire::batch_update_federation_relationship_response::Result {
             status,
             federation_relationship,
@@ -174,7 +175,7 @@ async fn batch_delete(
             }
             Err(status) => status::item(&status),
         };
-        call.audit.item(&status, || vec![("trust_domain_id", name.clone().into())]);
+        call.audit.item(&status, || vec![("trust_domain_id".into(), name.clone().into())]);
         // The name alone, where an ID was given.
         let trust_domain = TrustDomain::parse(&name).map(|td| td.name().to_owned()).unwrap_or(name);
         results.push(wire::batch_delete_federation_relationship_response::Result {
@@ -243,7 +244,7 @@ fn parse(name: &str, context: Context<'_>) -> Result<TrustDomain, Status> {
 fn done(
     call: &Call,
     outcome: Result<FederationRelationship, Status>,
-    name: String,
+    fields: Fields,
     mask: Option<&types::FederationRelationshipMask>,
 ) -> (Option<types::Status>, Option<types::FederationRelationship>) {
     let (status, relationship) = match outcome {
@@ -255,8 +256,46 @@ fn done(
         }
         Err(status) => (status::item(&status), None),
     };
-    call.audit.item(&status, || vec![("trust_domain_id", name.into())]);
+    call.audit.item(&status, || fields);
     (Some(status), relationship)
+}
+
+/// What the audit log says of a relationship of a request.
+fn audit_fields(
+    call: &Call,
+    wire: &types::FederationRelationship,
+    mask: Option<&types::FederationRelationshipMask>,
+) -> Fields {
+    let mut fields = Fields::new();
+    if !call.audit.enabled() {
+        return fields;
+    }
+    let wants = |field: fn(&types::FederationRelationshipMask) -> bool| mask.is_none_or(field);
+    if !wire.trust_domain.is_empty() {
+        fields.push(("trust_domain_id".into(), wire.trust_domain.clone().into()));
+    }
+    if wants(|m| m.bundle_endpoint_url) {
+        fields.push(("bundle_endpoint_url".into(), wire.bundle_endpoint_url.clone().into()));
+    }
+    match &wire.bundle_endpoint_profile {
+        Some(profile) if wants(|m| m.bundle_endpoint_profile) => match profile {
+            BundleEndpointProfile::HttpsWeb(_) => {
+                fields.push(("bundle_endpoint_profile".into(), "https_web".into()));
+            }
+            BundleEndpointProfile::HttpsSpiffe(profile) => fields.extend([
+                ("bundle_endpoint_profile".into(), "https_spiffe".into()),
+                ("endpoint_spiffe_id".into(), profile.endpoint_spiffe_id.clone().into()),
+            ]),
+        },
+        _ => {}
+    }
+    if let Some(bundle) = wire.trust_domain_bundle.as_ref().filter(|_| wants(|m| m.trust_domain_bundle)) {
+        let named = bundle_fields(bundle, None)
+            .into_iter()
+            .map(|(name, value)| (format!("bundle_{name}").into(), value));
+        fields.extend(named);
+    }
+    fields
 }
 
 /// An endpoint that is authenticated by SPIFFE needs the bundle of its trust domain before anything can be fetched.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use spire_core::pki::Certificate;
 use spire_net::grpc::{self, Stopped};
+use spire_net::proxy::TrustedProxies;
 use spire_net::tls::{
     Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsIncoming, TlsPolicy, TlsSetupError,
 };
 use spire_net::uds::{BindError, PeerTracking, UnixEndpoint, UnixIncoming};
+use spire_ports::observe::Logged;
 use tokio_util::sync::CancellationToken;
 
 use super::trust::BundleTrust;
@@ -183,7 +185,17 @@ async fn bind_tcp(
     let clients = ClientAuth { trust, authorize };
     let tls = ServerTls::grpc(identity.clone(), clients, policy)?;
     let address = config.bind_address;
-    tls.bind(address).await.map_err(|source| ListenError::Tcp { address, source })
+    let incoming = tls.bind(address).await.map_err(|source| ListenError::Tcp { address, source })?;
+    let proxies = config.proxy_protocol_trusted_cidrs.clone();
+    if proxies.is_empty() {
+        return Ok(incoming);
+    }
+    tracing::info!(
+        trusted_cidrs = Logged::list(&proxies).value(),
+        subsystem_name = "endpoints",
+        "PROXY protocol enabled on TCP listener"
+    );
+    Ok(incoming.behind(TrustedProxies::new(move |peer| proxies.iter().any(|range| range.contains(peer)))))
 }
 
 fn bind_unix(config: &ServerConfig) -> Result<UnixIncoming, ListenError> {

@@ -28,13 +28,14 @@ use spire_ports::observe::{HealthChecks, Label, Logged, Metrics, check, names};
 use spire_ports::plugins::KeyManager;
 use spire_ports::plugins::catalog::ServerCatalog;
 use spire_ports::plugins::load::LoadError;
+use spire_ports::policy::Policy;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Deps, LogControl, RateLimits};
 use crate::attest::Attestors;
 use crate::ca::{Authorities, CaConfig, CaError, CaPorts, ServerSvid};
 use crate::clock::{Clock, SystemClock};
-use crate::config::ServerConfig;
+use crate::config::{PolicyFiles, ServerConfig};
 use crate::entries::{Intervals, LiveEntries};
 use crate::federation::EndpointError;
 use federate::{Federating, FederatingParts};
@@ -60,8 +61,13 @@ pub struct OpenedStore {
     pub close: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// Loads the policy that `auth_opa_policy_engine` names; the error is for the log.
+pub type OpenPolicy = Box<dyn FnOnce(&PolicyFiles) -> Result<Arc<dyn Policy>, String> + Send>;
+
 /// What the binary brings.
 pub struct Assembly {
+    /// Loads a user's policy; without it this program refuses the setting.
+    pub open_policy: Option<OpenPolicy>,
     /// Opens the store.
     pub open_store: OpenStore,
     /// The built-in plugins.
@@ -122,9 +128,12 @@ pub enum RunError {
     /// The bundle endpoint cannot be served.
     #[error(transparent)]
     BundleEndpoint(#[from] EndpointError),
-    /// A setting that this server does not have yet.
-    #[error("{key}: not built yet; remove it from the configuration or keep SPIRE for it")]
-    NotBuilt {
+    /// The user's policy cannot be used.
+    #[error("unable to obtain authpolicy engine: {0}")]
+    Policy(String),
+    /// A setting that only another of our programs has.
+    #[error("{key}: this program has no policy engine; use spire-server")]
+    NoPolicyEngine {
         /// The setting.
         key: &'static str,
     },
@@ -147,7 +156,7 @@ pub async fn run(
         version = assembly.version,
         "Configured"
     );
-    refuse_what_is_not_built(&config)?;
+    let policy = load_policy(config.experimental.policy.as_ref(), assembly.open_policy)?;
     emit_started(&*assembly.metrics, &assembly.version, &config.trust_domain);
     create_data_dir(&config.data_dir)?;
     let opening = (assembly.open_store)(datastore_config(&config.plugins)?);
@@ -160,6 +169,7 @@ pub async fn run(
     let host = HostServices::new(store.clone(), assembly.metrics.clone());
     let parts = Parts {
         store,
+        policy,
         metrics: assembly.metrics,
         log: assembly.log,
         launch_log_level: assembly.launch_log_level,
@@ -208,6 +218,7 @@ fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain
 /// What a server is made of, beside its plugins.
 struct Parts {
     store: Arc<dyn DataStore>,
+    policy: Option<Arc<dyn Policy>>,
     metrics: Arc<dyn Metrics>,
     log: Arc<dyn LogControl>,
     launch_log_level: String,
@@ -224,7 +235,7 @@ async fn serve(
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let Parts { store, metrics, log, launch_log_level, health, operations } = parts;
+    let Parts { store, policy, metrics, log, launch_log_level, health, operations } = parts;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
     let key_manager: Arc<dyn KeyManager> = MeteredKeys::new(plugins.key_manager, metrics.clone());
@@ -273,6 +284,7 @@ async fn serve(
         },
         audit_log_enabled: config.audit_log_enabled,
         node_info_staleness: config.max_attested_node_info_staleness,
+        policy,
         agent_id_as_selector: config.experimental.agent_spiffe_id_as_selector,
     });
 
@@ -331,13 +343,16 @@ async fn load_entries(
     Ok(entries)
 }
 
-/// Refuses what the configuration may ask for and this server does not do yet, rather than doing without.
-fn refuse_what_is_not_built(config: &ServerConfig) -> Result<(), RunError> {
-    let asked = [
-        ("server.experimental.auth_opa_policy_engine", config.experimental.policy.is_some()),
-        ("server.proxy_protocol_trusted_cidrs", !config.proxy_protocol_trusted_cidrs.is_empty()),
-    ];
-    asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
+fn load_policy(
+    files: Option<&PolicyFiles>,
+    open: Option<OpenPolicy>,
+) -> Result<Option<Arc<dyn Policy>>, RunError> {
+    let Some(files) = files else { return Ok(None) };
+    let key = "server.experimental.auth_opa_policy_engine";
+    let open = open.ok_or(RunError::NoPolicyEngine { key })?;
+    let policy = open(files).map_err(RunError::Policy)?;
+    tracing::info!(rego_path = files.rego_path, "Calls are authorised by the configured policy");
+    Ok(Some(policy))
 }
 
 fn create_data_dir(path: &Path) -> Result<(), RunError> {

@@ -1,16 +1,19 @@
 //! The end-to-end tests: the programs as users start them, with real peers. docs/testing.md says how to run them.
 
 mod agents;
+mod apis;
 mod crash;
 mod dev;
 mod federation;
 mod federation_web;
 mod forced_rotation;
 mod harness;
+mod hostile;
 mod interop;
 mod namespaces;
 mod nested;
 mod peers;
+mod policy;
 mod refusals;
 mod reload;
 mod rotation;
@@ -35,15 +38,18 @@ fn main() -> ExitCode {
     }
     let cases: Vec<Case> = [
         agents::cases(),
+        apis::cases(),
         crash::cases(),
         dev::cases(),
         federation::cases(),
         federation_web::cases(),
         forced_rotation::cases(),
+        hostile::cases(),
         interop::cases(),
         namespaces::cases(),
         nested::cases(),
         peers::cases(),
+        policy::cases(),
         refusals::cases(),
         reload::cases(),
         rotation::cases(),

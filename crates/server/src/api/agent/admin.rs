@@ -12,7 +12,7 @@ use time::{PrimitiveDateTime, UtcOffset};
 use tonic::{Code, Status};
 
 use crate::api::caller::AdminCaller;
-use crate::api::convert::{agent_id, agent_to_wire, paging, selector_match, selectors_text};
+use crate::api::convert::{agent_id, agent_to_wire, match_name, paging, selector_match, selectors_text};
 use crate::api::route::Call;
 use crate::api::status::{Context, fail_with};
 
@@ -158,8 +158,15 @@ fn filter(
     if !attestation_type.is_empty() {
         call.audit.add("node_attestor_type", attestation_type.clone());
     }
+    if let Some(banned) = banned {
+        call.audit.add("by_banned", banned);
+    }
+    if let Some(can_reattest) = can_reattest {
+        call.audit.add("by_can_reattest", can_reattest);
+    }
     if let Some(selectors) = &selectors {
-        call.audit.add("selectors", selectors_text(&selectors.selectors));
+        call.audit.add("by_selector_match", match_name(selectors.r#match));
+        call.audit.add("by_selectors", selectors_text(&selectors.selectors));
     }
     let selectors = selectors
         .map(selector_match)

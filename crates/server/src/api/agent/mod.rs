@@ -108,7 +108,7 @@ async fn create_join_token(
     request: wire::CreateJoinTokenRequest,
 ) -> Result<types::JoinToken, Status> {
     if request.ttl > 0 {
-        call.audit.add("ttl", request.ttl.to_string());
+        call.audit.add("ttl", request.ttl);
     }
     let ttl = u64::try_from(request.ttl).unwrap_or(0);
     if ttl == 0 {

@@ -6,14 +6,16 @@ mod sync;
 use std::sync::Arc;
 
 use spire_core::model::{Entry, EntryFilter, EntryId};
+use spire_core::spiffe::TrustDomain;
 use spire_ports::datastore::{self, Consistency, Creation};
+use spire_ports::observe::Scalar;
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
 use tonic::{Code, Status};
 
 use super::audit::Fields;
 use super::caller::AdminCaller;
-use super::convert::{paging, selectors_text};
+use super::convert::{match_name, member_id, paging, selectors_text, workload_id};
 use super::route::{Call, Route, streaming, unary};
 use super::status::{self, Context, fail, fail_with, store_code};
 use crate::entries::entry_to_wire;
@@ -156,7 +158,7 @@ async fn batch_create(
     Ok(wire::BatchCreateEntryResponse { results })
 }
 
-fn new_entry(wire: types::Entry, ours: &spire_core::spiffe::TrustDomain) -> Result<Entry, Status> {
+fn new_entry(wire: types::Entry, ours: &TrustDomain) -> Result<Entry, Status> {
     const ALL: spire_core::model::EntryMask = spire_core::model::EntryMask::ALL;
     let mut entry = convert::entry(wire, ALL, ours)
         .map_err(|e| fail_with(Code::InvalidArgument, "failed to convert entry", e))?;
@@ -272,7 +274,7 @@ async fn batch_delete(
                     Err(e) => status::item(&context.fail_with(Code::Internal, "failed to delete entry", e)),
                 }
             };
-            call.audit.item(&status, || vec![("entry_id", id.clone().into())]);
+            call.audit.item(&status, || vec![("entry_id".into(), id.clone().into())]);
             Some(wire::batch_delete_entry_response::Result { status: Some(status), id })
         })
         .collect();
@@ -292,46 +294,79 @@ fn per_item<T>(
 
 fn filter_of(call: &Call, wire: Option<WireFilter>) -> Result<EntryFilter, Status> {
     let Some(wire) = wire else { return Ok(EntryFilter::default()) };
-    if call.audit.enabled() {
-        if let Some(hint) = &wire.by_hint {
-            call.audit.add("hint", hint.clone());
-        }
-        for (name, id) in [("parent_id", &wire.by_parent_id), ("spiffe_id", &wire.by_spiffe_id)] {
-            if let Ok(id) = super::convert::id(id.as_ref()) {
-                call.audit.add(name, id.to_string());
-            }
-        }
-        if let Some(downstream) = wire.by_downstream {
-            call.audit.add("downstream", downstream.to_string());
-        }
-    }
+    call.audit.extend(|| filter_fields(&wire, call.api.trust_domain()));
     convert::filter(wire, call.api.trust_domain())
         .map_err(|(what, cause)| fail_with(Code::InvalidArgument, what, cause))
+}
+
+/// What the audit log says of a filter.
+fn filter_fields(wire: &WireFilter, ours: &TrustDomain) -> Fields {
+    let mut fields: Fields = Vec::new();
+    let mut add = |name: &'static str, value: Scalar| fields.push((name.into(), value));
+    if let Some(hint) = &wire.by_hint {
+        add("hint", hint.clone().into());
+    }
+    if let Some(id) = &wire.by_parent_id
+        && let Ok(id) = member_id(Some(id), ours)
+    {
+        add("parent_id", id.to_string().into());
+    }
+    if let Some(id) = &wire.by_spiffe_id
+        && let Ok(id) = workload_id(Some(id), ours)
+    {
+        add("spiffe_id", id.to_string().into());
+    }
+    if let Some(selectors) = &wire.by_selectors {
+        add("by_selector_match", match_name(selectors.r#match).into());
+        add("by_selectors", selectors_text(&selectors.selectors).into());
+    }
+    if let Some(federates) = &wire.by_federates_with {
+        add("federates_with_match", match_name(federates.r#match).into());
+        add("federates_with", federates.trust_domains.join(",").into());
+    }
+    if let Some(downstream) = wire.by_downstream {
+        add("downstream", downstream.into());
+    }
+    fields
 }
 
 /// What the audit log says of an entry of a request.
 fn audit_fields(entry: &types::Entry, mask: Option<&types::EntryMask>) -> Fields {
     let wants = |field: fn(&types::EntryMask) -> bool| mask.is_none_or(field);
     let mut fields: Fields = Vec::new();
-    let mut add = |wanted: bool, name: &'static str, value: String| {
-        if wanted && !value.is_empty() {
-            fields.push((name, value.into()));
+    let mut add = |wanted: bool, name: &'static str, value: Scalar| {
+        if wanted {
+            fields.push((name.into(), value));
         }
     };
-    let id = |id: &Option<types::Spiffeid>| {
-        super::convert::id(id.as_ref()).map(|id| id.to_string()).unwrap_or_default()
-    };
-    add(true, "entry_id", entry.id.clone());
-    add(wants(|m| m.spiffe_id), "spiffe_id", id(&entry.spiffe_id));
-    add(wants(|m| m.parent_id), "parent_id", id(&entry.parent_id));
-    add(wants(|m| m.selectors), "selectors", selectors_text(&entry.selectors));
-    add(wants(|m| m.federates_with), "federates_with", entry.federates_with.join(","));
-    add(wants(|m| m.admin), "admin", entry.admin.to_string());
-    add(wants(|m| m.downstream), "downstream", entry.downstream.to_string());
-    add(wants(|m| m.expires_at), "expires_at", entry.expires_at.to_string());
-    add(wants(|m| m.dns_names), "dns_name", entry.dns_names.join(","));
-    add(wants(|m| m.revision_number), "revision_number", entry.revision_number.to_string());
-    add(wants(|m| m.store_svid), "store_svid", entry.store_svid.to_string());
-    add(wants(|m| m.hint), "hint", entry.hint.clone());
+    let id = |id: &Option<types::Spiffeid>| super::convert::id(id.as_ref()).map(|id| id.to_string()).ok();
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    if let Some(entry_id) = text(entry.id.clone()) {
+        add(true, "entry_id", entry_id.into());
+    }
+    if let Some(id) = id(&entry.spiffe_id) {
+        add(wants(|m| m.spiffe_id), "spiffe_id", id.into());
+    }
+    if let Some(id) = id(&entry.parent_id) {
+        add(wants(|m| m.parent_id), "parent_id", id.into());
+    }
+    if let Some(selectors) = text(selectors_text(&entry.selectors)) {
+        add(wants(|m| m.selectors), "selectors", selectors.into());
+    }
+    add(wants(|m| m.x509_svid_ttl), "x509_svid_ttl", entry.x509_svid_ttl.into());
+    add(wants(|m| m.jwt_svid_ttl), "jwt_svid_ttl", entry.jwt_svid_ttl.into());
+    if let Some(names) = text(entry.federates_with.join(",")) {
+        add(wants(|m| m.federates_with), "federates_with", names.into());
+    }
+    add(wants(|m| m.admin), "admin", entry.admin.into());
+    add(wants(|m| m.downstream), "downstream", entry.downstream.into());
+    add(wants(|m| m.expires_at), "expires_at", entry.expires_at.into());
+    if let Some(names) = text(entry.dns_names.join(",")) {
+        add(wants(|m| m.dns_names), "dns_name", names.into());
+    }
+    add(wants(|m| m.revision_number), "revision_number", entry.revision_number.into());
+    add(wants(|m| m.store_svid), "store_svid", entry.store_svid.into());
+    add(wants(|m| m.hint), "hint", entry.hint.clone().into());
+    add(wants(|m| m.created_at), "created_at", entry.created_at.into());
     fields
 }

@@ -9,14 +9,14 @@ use crate::api::caller::Allowed;
 use spire_wire::api::server::agent::v1::{BanAgentRequest, CountAgentsRequest, PostStatusRequest};
 use spire_wire::api::types::permission_denied_details::Reason;
 
-struct Listed {
-    path: &'static str,
-    allowed: Allowed,
+pub(super) struct Listed {
+    pub(super) path: &'static str,
+    pub(super) allowed: Allowed,
     tcp: bool,
     unix: bool,
 }
 
-fn golden() -> Vec<Listed> {
+pub(super) fn golden() -> Vec<Listed> {
     include_str!("callers.txt")
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -76,6 +76,11 @@ const DENIED: &str = "7";
 async fn every_wrong_caller_is_denied_and_every_right_one_let_in() {
     let world =
         World::with(|deps| deps.rate_limits = RateLimits { attestation: false, signing: false }).await;
+    everyone_is_judged_rightly(&world).await;
+}
+
+/// Every method by every kind of caller, as the list says.
+pub(super) async fn everyone_is_judged_rightly(world: &World) {
     let agent = world.attested(AGENT).await;
     world.entry("boss", AGENT, "/boss", |e| e.admin = true).await;
     world.entry("down", AGENT, "/down", |e| e.downstream = true).await;
@@ -95,7 +100,7 @@ async fn every_wrong_caller_is_denied_and_every_right_one_let_in() {
     for listed in golden() {
         for (name, peer, right) in &callers {
             let served = if matches!(peer, Peer::Local(_)) { listed.unix } else { listed.tcp };
-            let status = status_of(&world, peer.clone(), listed.path).await;
+            let status = status_of(world, peer.clone(), listed.path).await;
             if !served {
                 let (code, _) = status.unwrap_or_else(|| panic!("{name} reached {}", listed.path));
                 assert_eq!(code, "12", "{} by {name}: not served there", listed.path);

@@ -4,8 +4,12 @@ mod agents;
 mod authorities;
 mod bundles;
 mod callers;
+mod cost;
 mod entries;
+mod intake;
+mod policy;
 mod signing;
+mod wire;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -102,6 +106,7 @@ impl World {
             rate_limits: RateLimits::default(),
             audit_log_enabled: true,
             node_info_staleness: Duration::ZERO,
+            policy: None,
             agent_id_as_selector: false,
         };
         configure(&mut deps);

@@ -1,0 +1,77 @@
+//! The same calls to our server and to the reference's: answers, codes, messages and audit lines must be the same.
+
+/// Calls a method and writes down the answer, which is of this type.
+macro_rules! call {
+    ($client:expr, $name:expr, $service:expr, $method:literal, $request:expr => $answer:ty) => {
+        $client.call::<_, $answer>($name, &format!("{}/{}", $service, $method), $request).await
+    };
+}
+
+mod calls;
+mod client;
+mod entries;
+
+use spire_testkit::Daemon;
+
+use crate::harness::programs::{self, Programs};
+use crate::harness::{Case, Need, Outcome, Site};
+use client::{Client, redacted};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![Case { name: "apis::answer_as_the_reference_does", needs: &[Need::Reference], run: answer_alike }]
+}
+
+/// What one server said to one sequence of calls.
+struct Said {
+    answers: Vec<(String, String)>,
+    audit: Vec<String>,
+}
+
+fn answer_alike() -> Outcome {
+    let theirs = said_by(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?)?;
+    let ours = said_by(programs::under_test())?;
+    let mut wrong = Vec::new();
+    for ((name, ours), (_, theirs)) in ours.answers.iter().zip(&theirs.answers) {
+        if ours != theirs && !calls::DIFFERENT.contains(&name.as_str()) {
+            wrong.push(format!("{name}\n   ours: {ours}\n theirs: {theirs}"));
+        }
+    }
+    assert_eq!(ours.answers.len(), theirs.answers.len());
+    let (mut our_lines, mut their_lines) = (ours.audit.into_iter(), theirs.audit.into_iter());
+    loop {
+        match (our_lines.next(), their_lines.next()) {
+            (None, None) => break,
+            (ours, theirs) if ours == theirs => {}
+            (ours, theirs) => wrong.push(format!(
+                "audit\n   ours: {}\n theirs: {}",
+                ours.unwrap_or_default(),
+                theirs.unwrap_or_default()
+            )),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} differ:\n{}", wrong.len(), wrong.join("\n")).into())
+    }
+}
+
+fn said_by(programs: &Programs) -> Result<Said, libtest_mimic::Failed> {
+    let mut site = Site::with_default_intervals()?;
+    site.server_programs = programs.clone();
+    site.server.lines.push("audit_log_enabled = true".to_owned());
+    let server = site.start_server()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answers = runtime.block_on(async {
+        let mut client = Client::new(&site.server.socket());
+        calls::all(&mut client).await;
+        client.answers
+    });
+    Ok(Said { answers, audit: audit_lines(&server) })
+}
+
+/// The audit lines without what differs from run to run.
+fn audit_lines(server: &Daemon) -> Vec<String> {
+    let lines = server.lines().into_iter().filter(|line| line.contains("type=audit"));
+    lines.map(|line| redacted(line.split_once(" level=").map_or(line.as_str(), |(_, rest)| rest))).collect()
+}

@@ -1,0 +1,6 @@
+//! Fuzz targets: whatever comes in, a parser neither panics nor says what is not so.
+
+mod attestors;
+mod pki;
+mod text;
+mod wire;
