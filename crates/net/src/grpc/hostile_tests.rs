@@ -79,7 +79,7 @@ struct Served(tempfile::TempDir);
 impl Served {
     fn start() -> Self {
         let served = Self(tempfile::tempdir().expect("a folder"));
-        let endpoint = UnixEndpoint::server(&served.path(), PeerTracking::CredentialsOnly);
+        let endpoint = UnixEndpoint::server(served.path(), PeerTracking::CredentialsOnly);
         let incoming = endpoint.bind().expect("bound");
         tokio::spawn(serve(unix_server().add_service(Echo), incoming, pending()));
         served

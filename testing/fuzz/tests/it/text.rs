@@ -1,9 +1,13 @@
 //! Texts of users: configuration, flags, durations, cgroups.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use spire_compat::duration::GoDuration;
 use spire_compat::expand;
 use spire_compat::flag::FlagSet;
 use spire_compat::hcl;
+use spire_compat::template::{Template, Value};
 use spire_core::containers::{Container, cgroup_paths};
 use spire_fuzz::input_or_changed;
 
@@ -79,5 +83,23 @@ fn container_of_cgroups() {
             let _ = (Container::from_cgroups(text, with_pod), Container::from_mountinfo(text, with_pod));
         }
         let _ = cgroup_paths(text);
+    });
+}
+
+/// A template of the operator on what nodes say, and templates that are none.
+#[test]
+fn agent_path_template() {
+    const TEMPLATE: &[u8] =
+        b"{{ range $i, $e := splitList \"/\" .Text }}/{{ $e | upper | trunc 5 }}{{ end }}\
+        {{ with .Text }}{{ printf \"%s-%q\" . . | replace \"a\" \"b\" | sha256sum }}{{ else }}x{{ end }}";
+    bolero::check!().for_each(|input: &[u8]| {
+        let (text, data) = input.split_at(input.len() / 2);
+        let text = input_or_changed(&[TEMPLATE], text);
+        let Ok(text) = std::str::from_utf8(&text) else { return };
+        if let Ok(template) = Template::parse(text) {
+            let said = String::from_utf8_lossy(data).into_owned();
+            let data = Value::StringMap(Rc::new(BTreeMap::from([("Text".to_owned(), said)])));
+            let _ = template.execute(&data);
+        }
     });
 }

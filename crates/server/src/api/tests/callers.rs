@@ -12,8 +12,8 @@ use spire_wire::api::types::permission_denied_details::Reason;
 pub(super) struct Listed {
     pub(super) path: &'static str,
     pub(super) allowed: Allowed,
-    tcp: bool,
-    unix: bool,
+    pub(super) tcp: bool,
+    pub(super) unix: bool,
 }
 
 pub(super) fn golden() -> Vec<Listed> {
@@ -68,7 +68,7 @@ async fn status_of(world: &World, peer: Peer, path: &str) -> Option<(String, Str
 }
 
 /// Whether a caller is one of those allowed.
-type IsRight = fn(Allowed) -> bool;
+pub(super) type IsRight = fn(Allowed) -> bool;
 
 const DENIED: &str = "7";
 

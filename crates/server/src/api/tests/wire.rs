@@ -17,9 +17,8 @@ use spire_wire::api::server::agent::v1::{BanAgentRequest, DeleteAgentRequest};
 use spire_wire::api::types::permission_denied_details::Reason;
 use tonic::transport::Channel;
 
-use super::callers::golden;
+use super::callers::{IsRight, golden};
 use super::*;
-use crate::api::caller::Allowed;
 
 /// The authority of a trust domain.
 #[derive(Debug)]
@@ -175,7 +174,7 @@ async fn every_method_denies_wrong_callers_over_the_wire() {
     world.attested(AGENT).await;
     world.entry("boss", AGENT, "/boss", |e| e.admin = true).await;
     world.entry("down", AGENT, "/down", |e| e.downstream = true).await;
-    let callers: Vec<(&str, Channel, fn(Allowed) -> bool)> = vec![
+    let callers: Vec<(&str, Channel, IsRight)> = vec![
         ("local", served.unix(), |a| a.local),
         ("anonymous", served.tcp(None), |_| false),
         ("admin by configuration", served.ours("/admin", 3), |a| a.admin),
