@@ -219,14 +219,19 @@ impl Core {
     pub(super) async fn push_loop(&self) -> Result<(), AgentError> {
         let mut backoff = Backoff::new(SUBSCRIBE_RETRY);
         let mut last_seen = None;
+        // Whether this server ever gave hints. Then it denies them to an agent that must attest again, and later gives
+        // them again.
+        let mut has_pushed = false;
         loop {
             let ended = self.follow(&mut last_seen, &mut backoff).await;
             if self.pushed.swap(false, Ordering::Relaxed) {
+                has_pushed = true;
                 // The poll may be far away; what was missed must not wait for it.
                 self.sync_now.notify_one();
             }
             if let Err(error) = ended {
-                if matches!(error.status.code(), Code::Unimplemented | Code::PermissionDenied) {
+                let code = error.status.code();
+                if code == Code::Unimplemented || (code == Code::PermissionDenied && !has_pushed) {
                     tracing::debug!(subsystem_name = "manager", error = %GoStatus(&error.status), "Server does not push changes; polling");
                     return std::future::pending().await;
                 }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod apis;
+mod attestors;
 mod crash;
 mod dev;
 mod federation;
@@ -14,6 +15,7 @@ mod namespaces;
 mod nested;
 mod peers;
 mod policy;
+mod rebootstrap;
 mod refusals;
 mod reload;
 mod rotation;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let cases: Vec<Case> = [
         agents::cases(),
         apis::cases(),
+        attestors::cases(),
         crash::cases(),
         dev::cases(),
         federation::cases(),
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         nested::cases(),
         peers::cases(),
         policy::cases(),
+        rebootstrap::cases(),
         refusals::cases(),
         reload::cases(),
         rotation::cases(),

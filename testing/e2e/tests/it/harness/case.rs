@@ -29,6 +29,8 @@ pub(crate) enum Need {
     Prometheus,
     /// A TPM in software, and tools for it.
     Swtpm,
+    /// The `ssh-keygen` command.
+    SshKeygen,
     /// A client of the Workload API.
     Peer(peer::Peer),
 }
@@ -48,6 +50,7 @@ impl Need {
             Self::Go => peer::missing_program("go"),
             Self::Prometheus => peer::missing_program("prometheus"),
             Self::Swtpm => swtpm::PROGRAMS.into_iter().find_map(peer::missing_program),
+            Self::SshKeygen => peer::missing_program("ssh-keygen"),
             Self::Peer(peer) => peer.missing(),
         }
     }

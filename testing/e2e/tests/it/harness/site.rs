@@ -162,7 +162,8 @@ impl Site {
     pub(crate) fn wait_identities(&self, ids: &[&str]) -> Result<Output> {
         let mut last = String::new();
         let found = wait::until(&format!("fetch of {ids:?}"), SOON, || {
-            let output = self.workload(&["api", "fetch", "x509"]).output().ok()?;
+            // The command's own 5 s are short where many tests share a few cores.
+            let output = self.workload(&["api", "fetch", "x509", "-timeout", "20s"]).output().ok()?;
             last = output.to_string();
             let all = ids.iter().all(|id| output.stdout.lines().any(|line| ends_in(line, id)));
             let count = output.stdout.matches("SPIFFE ID:").count();
