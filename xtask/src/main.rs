@@ -9,7 +9,7 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// A command of `cargo xtask`.
 struct Command {
@@ -70,9 +70,11 @@ fn usage() -> String {
     text
 }
 
-/// The folder of the workspace's Cargo.toml, which is the parent of this crate's.
+/// The folder of the workspace's Cargo.toml, which is the parent of this crate's. Cargo says it at run time; what it said
+/// while compiling may be of another checkout that shares the target folder.
 fn workspace_root() -> Result<PathBuf> {
-    match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").context("run it as `cargo xtask`")?;
+    match Path::new(&manifest).parent() {
         Some(root) => Ok(root.to_path_buf()),
         None => bail!("xtask is not inside a workspace"),
     }

@@ -221,10 +221,7 @@ fn minted_files_hold_what_was_minted() {
         "X509-SVID written to svid.pem\nPrivate key written to key.pem\nRoot CAs written to bundle.pem\n"
     );
     let file = |name: &str| std::fs::read_to_string(running.folder.path().join(name)).unwrap();
-    let sample = |name: &str| {
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/files").join(name))
-            .unwrap()
-    };
+    let sample = |name: &str| std::fs::read_to_string(Path::new("testdata/files").join(name)).unwrap();
     assert_eq!(file("svid.pem"), sample("leaf.pem") + &sample("int.pem"));
     assert_eq!(file("bundle.pem"), sample("ca.pem"));
     // The request asks for the ID and is signed with the key that was written.

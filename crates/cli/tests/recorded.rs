@@ -139,7 +139,7 @@ fn run(case: &Case, log: &fake::Log, socket: &str) -> Vec<String> {
     let (stdout, stderr) = (Captured::default(), Captured::default());
     let place = |text: &str| {
         text.replace("$SOCKET", socket)
-            .replace("$FILES", concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/files"))
+            .replace("$FILES", &std::path::absolute("testdata/files").unwrap().display().to_string())
             .replace("$DIR", &folder.path().display().to_string())
     };
     let mut env = Env {

@@ -1,11 +1,12 @@
 //! The persistent index.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use super::record::{Record, Rights};
-use super::table::{Table, grouped};
+use super::table::{Table, from_short, grouped, short};
 use crate::model::EntryId;
 use crate::spiffe::{Selector, Selectors, SpiffeId, TrustDomain};
 use crate::time::Timestamp;
@@ -38,6 +39,8 @@ pub struct Index<P> {
     by_identity: Records<P>,
     /// Each alias grouped under one of its selectors: it can only apply to an agent that has that one.
     aliases: Records<P>,
+    /// Identities of entries that are parents of entries too. They are few, and a walk has to go on below these only.
+    inner: Table<SpiffeId>,
     agents: Table<Arc<(SpiffeId, AgentRecord)>>,
     tombstones: Table<(EntryId, u64)>,
     hasher: RandomState,
@@ -52,6 +55,7 @@ impl<P> Index<P> {
             by_parent: Table::new(),
             by_identity: Table::new(),
             aliases: Table::new(),
+            inner: Table::new(),
             agents: Table::new(),
             tombstones: Table::new(),
             hasher: RandomState::new(),
@@ -107,17 +111,20 @@ impl<P> Index<P> {
         self.tombstones.remove(id, |(other, _)| *other == record.id);
         let shared = self.children(&record.parent_id).next().map(|sibling| sibling.parent_id.clone());
         record.parent_id = shared.unwrap_or(record.parent_id);
+        let identity = self.hash(&record.spiffe_id);
+        record.identity_hash = short(identity);
         let record = Arc::new(record);
         let parent = self.hash(&record.parent_id);
         self.by_parent.insert(grouped(parent, id), record.clone());
-        let identity = self.hash(&record.spiffe_id);
         self.by_identity.insert(grouped(identity, id), record.clone());
         if record.is_alias()
             && let Some(key) = self.alias_key(&record.alias_selectors)
         {
             self.aliases.insert(grouped(self.hash(key), id), record.clone());
         }
-        self.by_id.insert(id, record);
+        self.by_id.insert(id, record.clone());
+        self.note_inner(&record.parent_id);
+        self.note_inner(&record.spiffe_id);
         true
     }
 
@@ -158,7 +165,7 @@ impl<P> Index<P> {
     /// Calls `visit` with each entry that the agent may see, once each, in no order. An agent that is not
     /// known (yet) sees what stands below its own ID.
     pub fn visit_authorized<'a>(&'a self, agent: &SpiffeId, mut visit: impl FnMut(&'a Arc<Record<P>>)) {
-        let mut walk = Walk { index: self, entered: Vec::new() };
+        let mut walk = Walk { index: self, entered: HashSet::new() };
         walk.below(agent, &mut visit);
         for alias in self.aliases_of(agent) {
             walk.below(&alias.spiffe_id, &mut visit);
@@ -251,7 +258,21 @@ impl<P> Index<P> {
         for selector in &record.alias_selectors {
             self.aliases.remove(grouped(self.hash(selector), hash), is);
         }
+        self.note_inner(&record.parent_id);
+        self.note_inner(&record.spiffe_id);
         true
+    }
+
+    /// Keeps `inner` true for an identity after a change.
+    fn note_inner(&mut self, id: &SpiffeId) {
+        let is = self.children(id).next().is_some() && self.with_identity(id).next().is_some();
+        let hash = self.hash(id);
+        let known = self.inner.find(hash, |other| other == id).is_some();
+        if is && !known {
+            self.inner.insert(hash, id.clone());
+        } else if known && !is {
+            self.inner.remove(hash, |other| other == id);
+        }
     }
 
     fn drop_old_tombstones(&mut self) {
@@ -268,7 +289,7 @@ impl<P> Index<P> {
 /// A descent that enters each identity once, so that cycles end.
 struct Walk<'a, P> {
     index: &'a Index<P>,
-    entered: Vec<&'a SpiffeId>,
+    entered: HashSet<&'a SpiffeId>,
 }
 
 impl<'a, P> Walk<'a, P> {
@@ -277,19 +298,22 @@ impl<'a, P> Walk<'a, P> {
         while let Some(parent) = open.pop() {
             for record in self.index.children(parent) {
                 visit(record);
-                open.extend(self.enter(&record.spiffe_id));
+                open.extend(self.enter_identity(record));
             }
         }
+    }
+
+    /// The record's identity as a parent. Nearly all are leaves, which the hash that the record has tells.
+    fn enter_identity(&mut self, record: &Record<P>) -> Option<&'a SpiffeId> {
+        let hash = from_short(record.identity_hash);
+        let inner = self.index.inner.group(hash).any(|id| *id == record.spiffe_id);
+        if inner { self.enter(&record.spiffe_id) } else { None }
     }
 
     /// The identity as a parent, unless it has no children or was entered before. Only identities with
     /// children are remembered, so the list stays as short as the tree has inner nodes.
     fn enter(&mut self, id: &SpiffeId) -> Option<&'a SpiffeId> {
         let key = &self.index.children(id).next()?.parent_id;
-        if self.entered.contains(&key) {
-            return None;
-        }
-        self.entered.push(key);
-        Some(key)
+        self.entered.insert(key).then_some(key)
     }
 }

@@ -25,6 +25,8 @@ pub struct Record<P> {
     pub alias_selectors: Selectors,
     /// The write that the record comes from: a greater one is later.
     pub event: u64,
+    /// The first bits of the identity's hash, which the index fills in: it saves a walk from reading each identity.
+    pub(super) identity_hash: u32,
     /// What the server keeps with the entry.
     pub payload: P,
 }
@@ -52,6 +54,7 @@ impl<P> Record<P> {
             rights: Rights { admin: entry.admin, downstream: entry.downstream },
             alias_selectors: if is_alias { entry.selectors.clone() } else { Selectors::default() },
             event,
+            identity_hash: 0,
             payload,
         }
     }

@@ -25,6 +25,17 @@ pub(super) fn grouped(group: u64, element: u64) -> u64 {
     group & GROUP_MASK | element >> GROUP_MASK.count_ones()
 }
 
+/// The first bits of a hash: enough to find a group by, see [`Table::group`] and [`from_short`].
+pub(super) fn short(hash: u64) -> u32 {
+    // The upper half always fits.
+    u32::try_from(hash >> 32).unwrap_or(0)
+}
+
+/// A hash that has the group of the one that it was shortened from.
+pub(super) fn from_short(short: u32) -> u64 {
+    u64::from(short) << 32
+}
+
 /// The table.
 #[derive(Clone, Debug)]
 pub(super) struct Table<T> {

@@ -118,7 +118,7 @@ fn text_len(tag: u32, text: &str) -> usize {
     if text.is_empty() { 0 } else { key_len(tag) + delimited_len(text.len()) }
 }
 
-fn put_text(tag: u32, text: &str, buffer: &mut impl BufMut) {
+pub(crate) fn put_text(tag: u32, text: &str, buffer: &mut impl BufMut) {
     if !text.is_empty() {
         encode_key(tag, WireType::LengthDelimited, buffer);
         encode_varint(text.len() as u64, buffer);
@@ -126,11 +126,11 @@ fn put_text(tag: u32, text: &str, buffer: &mut impl BufMut) {
     }
 }
 
-fn number_len(tag: u32, number: i64) -> usize {
+pub(crate) fn number_len(tag: u32, number: i64) -> usize {
     if number == 0 { 0 } else { int64::encoded_len(tag, &number) }
 }
 
-fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
+pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
     if number != 0 {
         int64::encode(tag, &number, buffer);
     }

@@ -3,10 +3,11 @@
 //! An answer is a list of records and is written into the connection's buffer from their payloads; nothing is decoded,
 //! cloned or encoded again where the agent asks as SPIRE's and ours do.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
 use tokio::sync::mpsc;
@@ -18,10 +19,13 @@ use tracing::Instrument as _;
 use super::convert::apply_mask;
 use crate::api::caller::AgentCaller;
 use crate::api::route::{Call, Replies, Reply};
-use crate::entries::{Answer, Payload, ViewRecord, is_agent_mask};
+use crate::entries::{Answer, Payload, ViewRecord, is_agent_mask, number_len, put_number, put_text};
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
 const PAGE: usize = 500;
+
+/// About how long a revision is, to make room for a page of them: a UUID, a small number and a time.
+const REVISION_LEN: usize = 52;
 
 /// Messages made ahead of what the connection takes: a page is up to half a megabyte.
 const AHEAD: usize = 2;
@@ -44,20 +48,25 @@ impl Shown {
         }
     }
 
-    /// Appends the record as field `tag` of the message.
-    fn write(&self, tag: u32, record: &ViewRecord, buffer: &mut EncodeBuf<'_>) {
-        encode_key(tag, WireType::LengthDelimited, buffer);
+    /// Appends the records as field `tag` of the message.
+    fn write_all(&self, tag: u32, records: &[Arc<ViewRecord>], buffer: &mut EncodeBuf<'_>) {
         match self {
             Self::Encoded(answer) => {
-                encode_varint(answer.len(record) as u64, buffer);
-                answer.write(record, buffer);
+                let field = |len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
+                // Growing the buffer step by step would copy it each time.
+                buffer.reserve(records.iter().map(|record| field(answer.len(record))).sum());
+                for record in records {
+                    encode_key(tag, WireType::LengthDelimited, buffer);
+                    encode_varint(answer.len(record) as u64, buffer);
+                    answer.write(record, buffer);
+                }
             }
             Self::Masked(mask) => {
-                let mut entry = Payload::decode(record);
-                apply_mask(&mut entry, Some(mask));
-                encode_varint(entry.encoded_len() as u64, buffer);
-                // The buffer grows, so there is always room.
-                let _ = entry.encode(buffer);
+                for record in records {
+                    let mut entry = Payload::decode(record);
+                    apply_mask(&mut entry, Some(mask));
+                    prost::encoding::message::encode(tag, &entry, buffer);
+                }
             }
         }
     }
@@ -74,8 +83,38 @@ pub(super) struct EntriesReply {
 
 impl Reply for EntriesReply {
     fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        for record in &self.records {
-            self.shown.write(self.tag, record, buffer);
+        self.shown.write_all(self.tag, &self.records, buffer);
+        if self.more {
+            prost::encoding::bool::encode(3, &true, buffer);
+        }
+        Ok(())
+    }
+}
+
+/// An answer with revisions: some of the records as field 1 of a `SyncAuthorizedEntriesResponse`.
+pub(super) struct RevisionsReply {
+    records: Arc<[Arc<ViewRecord>]>,
+    page: Range<usize>,
+    more: bool,
+}
+
+impl Reply for RevisionsReply {
+    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let page = self.records.get(self.page).unwrap_or_default();
+        buffer.reserve(page.len() * REVISION_LEN);
+        for record in page {
+            let (revision, created_at) = (record.revision, record.created_at.unix());
+            let id = record.id.as_str();
+            let len = key_len(1)
+                + encoded_len_varint(id.len() as u64)
+                + id.len()
+                + number_len(2, revision)
+                + number_len(3, created_at);
+            encode_key(1, WireType::LengthDelimited, buffer);
+            encode_varint(len as u64, buffer);
+            put_text(1, id, buffer);
+            put_number(2, revision, buffer);
+            put_number(3, created_at, buffer);
         }
         if self.more {
             prost::encoding::bool::encode(3, &true, buffer);
@@ -86,7 +125,7 @@ impl Reply for EntriesReply {
 
 /// An answer of `SyncAuthorizedEntries`.
 pub(super) enum SyncReply {
-    Revisions(wire::SyncAuthorizedEntriesResponse),
+    Revisions(RevisionsReply),
     Entries(EntriesReply),
 }
 
@@ -154,46 +193,62 @@ async fn serve_sync(
     let shown = Shown::by(first.output_mask);
     let entries =
         |records, more| SyncReply::Entries(EntriesReply { tag: 2, shown: shown.clone(), records, more });
-    let mut records = authorized(call, caller);
+    let records = authorized(call, caller);
     if records.len() <= PAGE {
         return send(replies, entries(records, false)).await;
     }
-    records.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    let pages = records.len().div_ceil(PAGE);
-    for (n, page) in records.chunks(PAGE).enumerate() {
-        send(replies, SyncReply::Revisions(revisions(page, n + 1 < pages))).await?;
+    let records: Arc<[Arc<ViewRecord>]> = records.into();
+    for start in (0..records.len()).step_by(PAGE) {
+        let page = start..records.len().min(start + PAGE);
+        let more = page.end < records.len();
+        send(replies, SyncReply::Revisions(RevisionsReply { records: records.clone(), page, more })).await?;
     }
+    let mut found = Found::new(&records);
     while let Some(request) = requests.message().await.or_else(gone)? {
-        let mut ids = request.ids;
-        ids.sort_unstable();
-        let mut page = Vec::with_capacity(ids.len().min(PAGE));
-        for id in ids {
-            let Ok(found) = records.binary_search_by(|record| record.id.as_str().cmp(&id)) else { continue };
+        let mut page = Vec::with_capacity(request.ids.len().min(PAGE));
+        for id in &request.ids {
+            let Some(record) = found.by_id(id) else { continue };
             if page.len() == PAGE {
                 send(replies, entries(std::mem::take(&mut page), true)).await?;
             }
-            page.extend(records.get(found).cloned());
+            page.push(record.clone());
         }
         send(replies, entries(page, false)).await?;
     }
     Ok(())
 }
 
+/// Finds records by id. Agents ask in the order in which they were told, so the next is nearly always the right one.
+struct Found<'a> {
+    records: &'a [Arc<ViewRecord>],
+    next: usize,
+    /// All of them, from the first time that an agent asks in another order.
+    places: Option<HashMap<&'a str, usize>>,
+}
+
+impl<'a> Found<'a> {
+    fn new(records: &'a [Arc<ViewRecord>]) -> Self {
+        Self { records, next: 0, places: None }
+    }
+
+    fn by_id(&mut self, id: &str) -> Option<&'a Arc<ViewRecord>> {
+        if let Some(record) = self.records.get(self.next)
+            && record.id.as_str() == id
+        {
+            self.next += 1;
+            return Some(record);
+        }
+        let all = self.records.iter().enumerate();
+        let places = self.places.get_or_insert_with(|| all.map(|(n, r)| (r.id.as_str(), n)).collect());
+        let place = *places.get(id)?;
+        self.next = place + 1;
+        self.records.get(place)
+    }
+}
+
 /// An agent that goes away has ended the exchange as it should.
 fn gone(status: Status) -> Result<Option<wire::SyncAuthorizedEntriesRequest>, Status> {
     if status.code() == Code::Cancelled { Ok(None) } else { Err(status) }
-}
-
-fn revisions(page: &[Arc<ViewRecord>], more: bool) -> wire::SyncAuthorizedEntriesResponse {
-    let entry_revisions = page
-        .iter()
-        .map(|record| wire::EntryRevision {
-            id: record.id.to_string(),
-            revision_number: record.revision,
-            created_at: record.created_at.unix(),
-        })
-        .collect();
-    wire::SyncAuthorizedEntriesResponse { entry_revisions, entries: Vec::new(), more }
 }
 
 async fn send(replies: &Replying, reply: SyncReply) -> Result<(), Status> {
