@@ -43,9 +43,16 @@ const SECRET: &[&str] = &[
     ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.common.AttestationData",
+    ".spire.hostservice.server.identityprovider.v1.X509Identity",
+    ".spire.plugin.agent.nodeattestor.v1.PayloadOrChallengeResponse",
+    ".spire.plugin.agent.svidstore.v1.X509SVID",
+    ".spire.plugin.server.nodeattestor.v1.AttestRequest",
+    ".spire.service.common.config.v1.ConfigureRequest",
+    ".spire.service.common.config.v1.ValidateRequest",
 ];
 /// Packages that others refer to, with the module of `spire_wire` that they are in.
-const SHARED: &[(&str, &str)] = &[("spire.api.types", "crate::api::types")];
+const SHARED: &[(&str, &str)] =
+    &[("spire.api.types", "crate::api::types"), ("spire.plugin.types", "crate::plugin::types")];
 
 /// The generated files by name.
 type Files = BTreeMap<String, Vec<u8>>;

@@ -142,6 +142,7 @@ async fn serve(config: AgentConfig, flags: AgentFlags, log: LogHandle) -> i32 {
     tokio::spawn(daemon::serve_health(health_config, health.clone(), started, stop.clone()));
     let assembly = Assembly {
         catalog: spire_plugins_builtins::agent(),
+        external: Some(spire_plugin_host::external_plugins()),
         metrics: telemetry,
         health,
         events,

@@ -11,6 +11,9 @@ use spire_cli::{AgentHooks, Env};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = spire_plugin_host::run_if_launcher() {
+        return code;
+    }
     let hooks = AgentHooks {
         version: daemon::VERSION.to_owned(),
         run: Box::new(|flags| daemon::run(&daemon::flags(flags))),

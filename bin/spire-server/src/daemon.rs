@@ -102,6 +102,7 @@ async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle) -> i32 
         open_policy: Some(Box::new(open_policy)),
         open_store: Box::new(|plugin| Box::pin(open_store(plugin))),
         catalog: spire_plugins_builtins::server(),
+        external: Some(spire_plugin_host::external_plugins()),
         metrics: telemetry.clone(),
         launch_log_level: log.level.launch().as_str().to_owned(),
         log: Arc::new(Log(log.level.clone())),

@@ -20,7 +20,11 @@ pub(crate) fn validate(flags: &ServerFlags) -> Result<(), Invalid> {
         .build()
         .map_err(|error| Invalid::Unchecked(error.to_string()))?;
     let plugins = runtime
-        .block_on(runtime::validate(&config, &spire_plugins_builtins::server()))
+        .block_on(runtime::validate(
+            &config,
+            &spire_plugins_builtins::server(),
+            Some(spire_plugin_host::external_plugins()),
+        ))
         .map_err(|error| Invalid::Unchecked(error.to_string()))?;
     notes.extend(plugins);
     if notes.is_empty() { Ok(()) } else { Err(Invalid::Plugins(notes)) }

@@ -10,11 +10,13 @@ use spire_compat::config::PluginConfig;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::observe::{HealthChecks, Label, Metrics, names};
 use spire_ports::plugins::catalog::AgentCatalog;
-use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
+use spire_ports::plugins::external::{ExternalPlugins, Side};
+use spire_ports::plugins::load::{Count, LoadError, Loader, Reconfiguration, Unloading};
 use spire_ports::plugins::{
-    self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, Host, KeyManager, PluginType,
+    self, AgentNodeAttestor, AttestationStream, Error, ErrorKind, Host, KeyManager, PluginType, SvidStore,
     WorkloadAttestor,
 };
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AgentConfig, BundleFormat, RebootstrapMode, TrustBundleSource};
@@ -27,6 +29,8 @@ use crate::runtime::{self, AgentError, Clock, Deps, Events, Options};
 pub struct Assembly {
     /// The built-in plugins.
     pub catalog: AgentCatalog,
+    /// Who runs external plugins; `None` refuses them.
+    pub external: Option<Arc<dyn ExternalPlugins>>,
     /// Where metrics go.
     pub metrics: Arc<dyn Metrics>,
     /// Where the agent's health check is registered.
@@ -64,13 +68,14 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
     refuse_what_is_not_built(&config)?;
     emit_started(&*assembly.metrics, assembly.version, &config.trust_domain);
     runtime::prepare(&config.data_dir, assembly.version)?;
-    let plugins =
-        Plugins::load(&config, &assembly.catalog, Host::metrics_only(assembly.metrics.clone())).await?;
+    let host = Host::metrics_only(assembly.metrics.clone());
+    let plugins = Plugins::load(&config, &assembly.catalog, assembly.external, host).await?;
     let unloading = plugins.unloading;
     let live = assembly.operations.live();
     // From before the attestation on, which may take long.
     let ended_with_us = CancellationToken::new();
     let _end = ended_with_us.clone().drop_guard();
+    tokio::spawn(reconfigure_on_signal(plugins.reconfiguration, ended_with_us.clone()));
     if let Some(reload) = assembly.operations.reload {
         let following = Running { config: config.clone(), live: live.clone() };
         tokio::spawn(ended_with_us.run_until_cancelled_owned(following.follow(reload)));
@@ -80,6 +85,7 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
         key_manager: MeteredKeys::new(plugins.key_manager, assembly.metrics.clone()),
         node_attestor: plugins.node_attestor,
         workload_attestors: plugins.workload_attestors,
+        svid_stores: plugins.svid_stores,
         metrics: assembly.metrics,
         events: assembly.events,
         health: assembly.health,
@@ -87,7 +93,7 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
         clock: Clock::System,
     };
     let ended = runtime::run(options(config), deps, stop).await;
-    unloading.log();
+    unloading.close().await;
     Ok(ended?)
 }
 
@@ -97,6 +103,15 @@ fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain
         Label::new(names::label::TRUST_DOMAIN_ID, trust_domain.name()),
     ];
     metrics.set_gauge(names::common::STARTED, 1.0, &labels);
+}
+
+/// Reads plugin data files again on SIGUSR1 (pkg/common/catalog: ReconfigureTask).
+async fn reconfigure_on_signal(plugins: Reconfiguration, stop: CancellationToken) {
+    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+    while let Some(Some(())) = stop.run_until_cancelled(signals.recv()).await {
+        tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
+        plugins.run().await;
+    }
 }
 
 /// Refuses what the configuration may ask for and this agent does not do yet, rather than doing without.
@@ -112,32 +127,55 @@ struct Plugins {
     key_manager: Arc<dyn KeyManager>,
     node_attestor: Arc<dyn AgentNodeAttestor>,
     workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    svid_stores: Vec<Arc<dyn SvidStore>>,
+    reconfiguration: Reconfiguration,
     unloading: Unloading,
 }
 
 impl Plugins {
-    async fn load(config: &AgentConfig, catalog: &AgentCatalog, host: Host) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(config.trust_domain.clone(), host);
-        for plugin in &config.plugins {
-            loaded.add(plugin, catalog).await?;
-        }
-        let loader = &loaded.loader;
-        loader.check(PluginType::KeyManager, Count::ExactlyOne)?;
-        loader.check(PluginType::NodeAttestor, Count::ExactlyOne)?;
-        loader.check(PluginType::WorkloadAttestor, Count::AtLeastOne)?;
+    /// Makes the plugins in file order.
+    ///
+    /// # Errors
+    /// [`LoadError`], the first that happens; what was loaded before has ended then.
+    async fn load(
+        config: &AgentConfig,
+        catalog: &AgentCatalog,
+        external: Option<Arc<dyn ExternalPlugins>>,
+        host: Host,
+    ) -> Result<Self, LoadError> {
+        let loader = Loader::new(config.trust_domain.clone(), host).with_external(Side::Agent, external);
+        let mut loaded = Loaded::new(loader);
+        let complete = loaded.add_all(config, catalog).await;
+        let (unloading, reconfiguration) = loaded.loader.into_parts();
         let none = |kind: PluginType| LoadError::Constraint {
             kind: kind.as_str(),
             reason: "expected exactly 1 but got 0".to_owned(),
         };
-        let key_manager = loaded.key_managers.pop().ok_or_else(|| none(PluginType::KeyManager))?;
-        let configured = loaded.node_attestors.pop().ok_or_else(|| none(PluginType::NodeAttestor))?;
+        let exactly_one = complete.and_then(|()| {
+            let key_manager = loaded.key_managers.pop().ok_or_else(|| none(PluginType::KeyManager))?;
+            let attestor = loaded.node_attestors.pop().ok_or_else(|| none(PluginType::NodeAttestor))?;
+            Ok((key_manager, attestor))
+        });
+        let (key_manager, configured) = match exactly_one {
+            Ok(both) => both,
+            Err(error) => {
+                unloading.unload().await;
+                return Err(error);
+            }
+        };
         let node_attestor = match &config.join_token {
             // The plugin has no token; whoever gives one means it (pkg/agent/attestor/node).
             Some(token) if configured.name() == JOIN_TOKEN => Arc::new(JoinToken(token.clone())),
             _ => configured,
         };
-        let unloading = loaded.loader.into_unloading();
-        Ok(Self { key_manager, node_attestor, workload_attestors: loaded.workload_attestors, unloading })
+        Ok(Self {
+            key_manager,
+            node_attestor,
+            workload_attestors: loaded.workload_attestors,
+            svid_stores: loaded.svid_stores,
+            reconfiguration,
+            unloading,
+        })
     }
 }
 
@@ -146,16 +184,28 @@ struct Loaded {
     key_managers: Vec<Arc<dyn KeyManager>>,
     node_attestors: Vec<Arc<dyn AgentNodeAttestor>>,
     workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    svid_stores: Vec<Arc<dyn SvidStore>>,
 }
 
 impl Loaded {
-    fn new(trust_domain: TrustDomain, host: Host) -> Self {
+    fn new(loader: Loader) -> Self {
         Self {
-            loader: Loader::new(trust_domain, host),
+            loader,
             key_managers: Vec::new(),
             node_attestors: Vec::new(),
             workload_attestors: Vec::new(),
+            svid_stores: Vec::new(),
         }
+    }
+
+    async fn add_all(&mut self, config: &AgentConfig, catalog: &AgentCatalog) -> Result<(), LoadError> {
+        for plugin in &config.plugins {
+            self.add(plugin, catalog).await?;
+        }
+        let loader = &self.loader;
+        loader.check(PluginType::KeyManager, Count::ExactlyOne)?;
+        loader.check(PluginType::NodeAttestor, Count::ExactlyOne)?;
+        loader.check(PluginType::WorkloadAttestor, Count::AtLeastOne)
     }
 
     async fn add(&mut self, plugin: &PluginConfig, catalog: &AgentCatalog) -> Result<(), LoadError> {
@@ -173,8 +223,7 @@ impl Loaded {
                 .workload_attestors
                 .extend(loader.load(T::WorkloadAttestor, plugin, &catalog.workload_attestors).await?),
             "SVIDStore" => {
-                // None is built in yet, so this says which one is missing.
-                loader.load(T::SvidStore, plugin, &catalog.svid_stores).await?;
+                self.svid_stores.extend(loader.load(T::SvidStore, plugin, &catalog.svid_stores).await?);
             }
             _ => return Err(loader.unsupported(plugin)),
         }

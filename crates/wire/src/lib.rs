@@ -159,6 +159,116 @@ pub mod stored {
     }
 }
 
+/// External plugins (spire-plugin-sdk), and what they share with their host (hashicorp/go-plugin).
+pub mod plugin {
+    generated! {
+        /// Bundles as plugins see them (`spire.plugin.types`).
+        types = "spire.plugin.types";
+        /// What go-plugin serves beside a plugin's own services (`plugin`).
+        go_plugin = "plugin";
+    }
+
+    /// Plugins of servers.
+    pub mod server {
+        /// Puts the bundle where others find it.
+        pub mod bundlepublisher {
+            generated! {
+                /// `spire.plugin.server.bundlepublisher.v1`
+                v1 = "spire.plugin.server.bundlepublisher.v1";
+            }
+        }
+        /// Changes what is about to be signed.
+        pub mod credentialcomposer {
+            generated! {
+                /// `spire.plugin.server.credentialcomposer.v1`
+                v1 = "spire.plugin.server.credentialcomposer.v1";
+            }
+        }
+        /// Keeps a server's keys.
+        pub mod keymanager {
+            generated! {
+                /// `spire.plugin.server.keymanager.v1`
+                v1 = "spire.plugin.server.keymanager.v1";
+            }
+        }
+        /// Judges the proof of a node.
+        pub mod nodeattestor {
+            generated! {
+                /// `spire.plugin.server.nodeattestor.v1`
+                v1 = "spire.plugin.server.nodeattestor.v1";
+            }
+        }
+        /// Hears of the bundle.
+        pub mod notifier {
+            generated! {
+                /// `spire.plugin.server.notifier.v1`
+                v1 = "spire.plugin.server.notifier.v1";
+            }
+        }
+        /// Signs the server's CA.
+        pub mod upstreamauthority {
+            generated! {
+                /// `spire.plugin.server.upstreamauthority.v1`
+                v1 = "spire.plugin.server.upstreamauthority.v1";
+            }
+        }
+    }
+
+    /// Plugins of agents.
+    pub mod agent {
+        /// Keeps an agent's keys.
+        pub mod keymanager {
+            generated! {
+                /// `spire.plugin.agent.keymanager.v1`
+                v1 = "spire.plugin.agent.keymanager.v1";
+            }
+        }
+        /// Brings the proof of a node.
+        pub mod nodeattestor {
+            generated! {
+                /// `spire.plugin.agent.nodeattestor.v1`
+                v1 = "spire.plugin.agent.nodeattestor.v1";
+            }
+        }
+        /// Stores SVIDs elsewhere.
+        pub mod svidstore {
+            generated! {
+                /// `spire.plugin.agent.svidstore.v1`
+                v1 = "spire.plugin.agent.svidstore.v1";
+            }
+        }
+        /// Says what is known of a workload.
+        pub mod workloadattestor {
+            generated! {
+                /// `spire.plugin.agent.workloadattestor.v1`
+                v1 = "spire.plugin.agent.workloadattestor.v1";
+            }
+        }
+    }
+
+    /// Services that every plugin has.
+    pub mod service {
+        generated! {
+            /// `spire.service.common.config.v1`
+            config = "spire.service.common.config.v1";
+            /// `spire.service.private.init.v1`
+            init = "spire.service.private.init.v1";
+        }
+    }
+
+    /// Services that plugins may call.
+    pub mod host {
+        generated! {
+            /// `spire.hostservice.server.agentstore.v1`
+            agentstore = "spire.hostservice.server.agentstore.v1";
+            /// `spire.hostservice.server.identityprovider.v1`
+            identityprovider = "spire.hostservice.server.identityprovider.v1";
+            /// `spire.hostservice.common.metrics.v1`
+            metrics = "spire.hostservice.common.metrics.v1";
+        }
+    }
+}
+
 generated! {
     /// Hints from our server that make our agent sync at once (`spire.push.v1`).
     push = "spire.push.v1";

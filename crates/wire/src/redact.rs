@@ -6,7 +6,7 @@ use std::fmt;
 use crate::api::agent::delegatedidentity::v1 as delegated;
 use crate::api::server::agent::v1 as agent;
 use crate::api::types;
-use crate::{stored, workload};
+use crate::{plugin, stored, workload};
 
 /// Stands where a secret would be; an empty field shows as empty, which helps when debugging.
 struct Redacted(usize);
@@ -43,4 +43,24 @@ redact! {
     delegated::X509svidWithKey: "X509svidWithKey" { x509_svid | x509_svid_key }
     agent::CreateJoinTokenRequest: "CreateJoinTokenRequest" { ttl, agent_id | token }
     stored::common::AttestationData: "AttestationData" { r#type | data }
+    plugin::host::identityprovider::X509Identity: "X509Identity" { cert_chain | private_key }
+    plugin::agent::svidstore::v1::X509svid: "X509svid" { spiffe_id, expires_at | private_key }
+    plugin::service::config::ConfigureRequest: "ConfigureRequest" { core_configuration | hcl_configuration }
+    plugin::service::config::ValidateRequest: "ValidateRequest" { core_configuration | hcl_configuration }
+}
+
+/// Implements `Debug` of a message whose one field is a proof: nothing of it is shown.
+macro_rules! redact_whole {
+    ($($message:ty : $name:literal)*) => {$(
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct($name).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+redact_whole! {
+    plugin::server::nodeattestor::v1::AttestRequest: "AttestRequest"
+    plugin::agent::nodeattestor::v1::PayloadOrChallengeResponse: "PayloadOrChallengeResponse"
 }

@@ -57,6 +57,7 @@ impl Agent {
         let (shown, mut watch) = (events.watch(), events.watch());
         let assembly = Assembly {
             catalog,
+            external: None,
             metrics: Arc::new(NoMetrics),
             health: HealthChecks::new(),
             events: events.clone(),

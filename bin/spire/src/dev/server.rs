@@ -50,6 +50,7 @@ impl Server {
                 })
             }),
             catalog,
+            external: None,
             metrics: Arc::new(NoMetrics),
             log: Arc::new(FixedLevel),
             launch_log_level: "info".to_owned(),

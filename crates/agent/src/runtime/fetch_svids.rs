@@ -25,10 +25,10 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(4 * 60);
 
 /// A request on its way: the key that will go with the SVID.
-struct Prepared {
-    stale: Stale,
-    key: LocalKey,
-    csr: Vec<u8>,
+pub(super) struct Prepared {
+    pub(super) stale: Stale,
+    pub(super) key: LocalKey,
+    pub(super) csr: Vec<u8>,
 }
 
 impl Core {
@@ -150,7 +150,7 @@ fn log_request(wanted: &Stale) {
 }
 
 /// Makes keys and requests, off the threads that serve workloads: an RSA key takes long.
-async fn prepare(stale: Vec<Stale>, key_type: KeyType) -> Result<Vec<Prepared>, CallError> {
+pub(super) async fn prepare(stale: Vec<Stale>, key_type: KeyType) -> Result<Vec<Prepared>, CallError> {
     let work = tokio::task::spawn_blocking(move || {
         let one = |stale: Stale| {
             let key = LocalKey::generate(key_type)?;
@@ -167,7 +167,7 @@ async fn prepare(stale: Vec<Stale>, key_type: KeyType) -> Result<Vec<Prepared>, 
 }
 
 /// The SVID of a chain, when it is for this key.
-fn assemble(chain: Vec<Certificate>, key: &LocalKey) -> Option<X509Svid> {
+pub(super) fn assemble(chain: Vec<Certificate>, key: &LocalKey) -> Option<X509Svid> {
     let leaf = chain.first()?;
     if leaf.spki_der() != &key.public_key().spki()[..] {
         tracing::warn!(

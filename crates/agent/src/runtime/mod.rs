@@ -23,6 +23,7 @@ mod run;
 mod shared;
 mod status;
 mod storage;
+mod stores;
 mod sync;
 mod sync_entries;
 mod trust;

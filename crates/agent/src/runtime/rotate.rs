@@ -109,8 +109,13 @@ impl Core {
     /// [`AgentError`] says why the agent must stop.
     pub async fn run(&self) -> Result<(), AgentError> {
         loop {
-            let ended =
-                tokio::try_join!(self.sync_loop(), self.svid_loop(), self.rotation_loop(), self.push_loop());
+            let ended = tokio::try_join!(
+                self.sync_loop(),
+                self.svid_loop(),
+                self.store_loop(),
+                self.rotation_loop(),
+                self.push_loop()
+            );
             let Err(error) = ended else { return Ok(()) };
             match error.verdict() {
                 Verdict::Reattest => {

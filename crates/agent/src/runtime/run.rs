@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use spire_core::svids::{Limits, Rotation, X509Cache};
 use spire_ports::observe::{HealthChecks, Logged, Metrics, check};
-use spire_ports::plugins::{AgentNodeAttestor, KeyManager, WorkloadAttestor};
+use spire_ports::plugins::{AgentNodeAttestor, KeyManager, SvidStore, WorkloadAttestor};
 use tokio_util::sync::CancellationToken;
 
 use super::attest::{Attested, NodeAttestation};
@@ -40,6 +40,8 @@ pub struct Deps {
     pub node_attestor: Arc<dyn AgentNodeAttestor>,
     /// Say what is known of processes; at least one.
     pub workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    /// Where SVIDs of entries with `store_svid` go.
+    pub svid_stores: Vec<Arc<dyn SvidStore>>,
     /// Where metrics go.
     pub metrics: Arc<dyn Metrics>,
     /// Where events go.
@@ -155,6 +157,7 @@ pub(crate) async fn start(
         bundle: attested.bundle,
         identities,
         live: deps.live.clone(),
+        svid_stores: deps.svid_stores.clone(),
     })?;
     initialize(&core, deps.version).await?;
     Ok((core, health))

@@ -15,7 +15,7 @@ use spire_core::svids::{Jitter, JwtCache, JwtKey, JwtLookup, JwtSvid, Rotation, 
 use spire_core::time::Timestamp;
 use spire_net::tls::Identity;
 use spire_ports::observe::{Call, Metrics, names};
-use spire_ports::plugins::AgentNodeAttestor;
+use spire_ports::plugins::{AgentNodeAttestor, SvidStore};
 use tokio::sync::Notify;
 
 use super::attest::AgentSvid;
@@ -30,6 +30,7 @@ use super::keys::SvidKeys;
 use super::live::Live;
 use super::options::{DEFAULT_SVID_CACHE_MAX_SIZE, Options, RateLimits};
 use super::storage::Storage;
+use super::stores::Stores;
 use super::trust::{Trust, certificates};
 
 /// An attested agent: its identity, its connection and what it serves.
@@ -66,6 +67,8 @@ pub struct Core {
     pub(super) wit_fetch: tokio::sync::Mutex<()>,
     identities: Arc<Identities>,
     live: Live,
+    /// Where SVIDs of entries with `store_svid` go.
+    pub(super) stores: Stores,
 }
 
 /// The agent's SVID and when to replace it.
@@ -100,6 +103,8 @@ pub struct Parts {
     pub identities: Arc<Identities>,
     /// What is shared with those that operate the agent.
     pub live: Live,
+    /// Where SVIDs of entries with `store_svid` go.
+    pub svid_stores: Vec<Arc<dyn SvidStore>>,
 }
 
 impl Core {
@@ -143,6 +148,7 @@ impl Core {
             wit_fetch: tokio::sync::Mutex::default(),
             identities: parts.identities,
             live: parts.live,
+            stores: Stores::new(parts.svid_stores),
             options,
         };
         core.show(&core.svid.load().svid)?;

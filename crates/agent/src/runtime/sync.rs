@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use spire_core::model::{Entry, EntryId};
-use spire_core::spiffe::{Selector, TrustDomain};
+use spire_core::spiffe::TrustDomain;
 use spire_core::svids::Delta;
 use spire_ports::observe::{Call, Logged, names};
 use spire_wire::push::update;
@@ -47,7 +47,6 @@ impl Core {
         let delta = fetched?;
         let own = delta.bundles.as_ref().and_then(|all| all.get(&self.options.trust_domain)).cloned();
         self.count(&delta);
-        delta.upserts.iter().filter(|entry| entry.store_svid).for_each(log_store_entry);
         self.identities().apply(delta);
         if let Some(bundle) = own {
             self.trust_bundle(certificates(&bundle));
@@ -56,6 +55,7 @@ impl Core {
         }
         self.sweep_wit();
         self.identities().sweep();
+        self.stores.wake();
         self.set_last_sync(self.clock.now());
         let entries = self.identities().read(spire_core::svids::X509Cache::entry_count);
         self.events.emit(|| Event::Synced { entries });
@@ -258,20 +258,4 @@ impl Core {
         }
         Ok(())
     }
-}
-
-/// An entry whose SVID should go to a store: there are no SVIDStore plugins yet, and nobody waits for the SVID who
-/// could say so (pkg/agent/svid/store/service.go).
-fn log_store_entry(entry: &Entry) {
-    let mut kinds = entry.selectors.iter().map(Selector::kind);
-    let store = kinds.next().unwrap_or_default();
-    let message = if store.is_empty() || kinds.any(|kind| kind != store) {
-        "Invalid store name in selectors"
-    } else {
-        "Error storing SVID: SVIDStore not found"
-    };
-    tracing::error!(
-        subsystem_name = "svid_store_service", entry = %entry.id, spiffe_id = %entry.spiffe_id,
-        revision_number = entry.revision, svid_store = store, "{message}"
-    );
 }

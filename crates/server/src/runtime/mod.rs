@@ -27,8 +27,10 @@ use spire_ports::datastore::{self, Consistency, DataStore};
 use spire_ports::observe::{HealthChecks, Label, Logged, Metrics, check, names};
 use spire_ports::plugins::KeyManager;
 use spire_ports::plugins::catalog::ServerCatalog;
-use spire_ports::plugins::load::LoadError;
+use spire_ports::plugins::external::ExternalPlugins;
+use spire_ports::plugins::load::{LoadError, Reconfiguration};
 use spire_ports::policy::Policy;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Deps, LogControl, RateLimits};
@@ -72,6 +74,8 @@ pub struct Assembly {
     pub open_store: OpenStore,
     /// The built-in plugins.
     pub catalog: ServerCatalog,
+    /// Who runs external plugins; `None` refuses them.
+    pub external: Option<Arc<dyn ExternalPlugins>>,
     /// Where metrics go.
     pub metrics: Arc<dyn Metrics>,
     /// The log's level.
@@ -178,11 +182,11 @@ pub async fn run(
     };
     let unstarted = stopped_before(ready.clone(), stop.clone());
     let work = async {
-        let mut plugins = Plugins::load(&config, &assembly.catalog, host.host()).await?;
+        let mut plugins = Plugins::load(&config, &assembly.catalog, assembly.external, host.host()).await?;
         let unloading = std::mem::take(&mut plugins.unloading);
         let served = serve(&config, parts, plugins, &host, ready, stop).await;
         host.release();
-        unloading.log();
+        unloading.close().await;
         served
     };
     let served = tokio::select! {
@@ -310,6 +314,7 @@ async fn serve(
         let following = Running { config: config.clone(), api: api.clone(), log, federation };
         tokio::spawn(tasks.clone().run_until_cancelled_owned(following.follow(reload)));
     }
+    tokio::spawn(reconfigure_on_signal(plugins.reconfiguration, tasks.clone()));
     let running = tokio::spawn(background.run(tasks.clone()));
     let federating = tokio::spawn(federating.run(tasks.clone()));
     let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
@@ -327,6 +332,15 @@ fn scrapers_trust(config: &ServerConfig, authorities: &Authorities) -> Arc<Bundl
     // Those that are no IDs were refused when the endpoint was made.
     let ids: Vec<SpiffeId> = ids.iter().filter_map(|id| SpiffeId::parse(id).ok()).collect();
     BundleTrust::new(config.trust_domain.clone(), authorities.bundle_changes().clone(), &ids)
+}
+
+/// Reads plugin data files again on SIGUSR1 (pkg/common/catalog: ReconfigureTask).
+async fn reconfigure_on_signal(plugins: Reconfiguration, stop: CancellationToken) {
+    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+    while let Some(Some(())) = stop.run_until_cancelled(signals.recv()).await {
+        tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
+        plugins.run().await;
+    }
 }
 
 async fn load_entries(

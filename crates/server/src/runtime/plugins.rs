@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spire_compat::config::PluginConfig;
-use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::ServerCatalog;
-use spire_ports::plugins::load::{Count, LoadError, Loader, Unloading};
+use spire_ports::plugins::external::{ExternalPlugins, Side};
+use spire_ports::plugins::load::{Count, LoadError, Loader, Reconfiguration, Unloading};
 use spire_ports::plugins::{
     BundlePublisher, CredentialComposer, Host, KeyManager, NodeAttestor, Notifier, PluginType,
     UpstreamAuthority,
@@ -28,7 +28,9 @@ pub(super) struct Plugins {
     pub(super) notifiers: Vec<Arc<dyn Notifier>>,
     /// Who publishes the bundle.
     pub(super) bundle_publishers: Vec<Arc<dyn BundlePublisher>>,
-    /// What the log says of them at the end.
+    /// What gives them new configurations.
+    pub(super) reconfiguration: Reconfiguration,
+    /// What ends them.
     pub(super) unloading: Unloading,
 }
 
@@ -36,21 +38,30 @@ impl Plugins {
     /// Makes the plugins in file order. `DataStore` blocks are passed over: the binary has opened it.
     ///
     /// # Errors
-    /// [`LoadError`], the first that happens.
+    /// [`LoadError`], the first that happens; what was loaded before has ended then.
     pub(super) async fn load(
         config: &ServerConfig,
         catalog: &ServerCatalog,
+        external: Option<Arc<dyn ExternalPlugins>>,
         host: Host,
     ) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(config.trust_domain.clone(), host);
-        for plugin in &config.plugins {
-            loaded.add(plugin, catalog).await?;
-        }
-        loaded.check_counts()?;
-        let key_manager = loaded.key_managers.pop().ok_or_else(|| LoadError::Constraint {
-            kind: PluginType::KeyManager.as_str(),
-            reason: "expected exactly 1 but got 0".to_owned(),
-        })?;
+        let loader = Loader::new(config.trust_domain.clone(), host).with_external(Side::Server, external);
+        let mut loaded = Loaded::new(loader);
+        let complete = loaded.add_all(config, catalog).await;
+        let key_manager = complete.and_then(|()| {
+            loaded.key_managers.pop().ok_or_else(|| LoadError::Constraint {
+                kind: PluginType::KeyManager.as_str(),
+                reason: "expected exactly 1 but got 0".to_owned(),
+            })
+        });
+        let (unloading, reconfiguration) = loaded.loader.into_parts();
+        let key_manager = match key_manager {
+            Ok(key_manager) => key_manager,
+            Err(error) => {
+                unloading.unload().await;
+                return Err(error);
+            }
+        };
         Ok(Self {
             key_manager,
             node_attestors: loaded.node_attestors,
@@ -58,7 +69,8 @@ impl Plugins {
             credential_composers: loaded.credential_composers,
             notifiers: loaded.notifiers,
             bundle_publishers: loaded.bundle_publishers,
-            unloading: loaded.loader.into_unloading(),
+            reconfiguration,
+            unloading,
         })
     }
 }
@@ -70,22 +82,13 @@ impl Plugins {
 pub async fn validate(
     config: &ServerConfig,
     catalog: &ServerCatalog,
+    external: Option<Arc<dyn ExternalPlugins>>,
 ) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
-    let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut loaded = Loaded::new(config.trust_domain.clone(), Host::none());
-    for plugin in &config.plugins {
-        match loaded.add(plugin, catalog).await {
-            Err(LoadError::Configure { reason, .. }) => {
-                notes.entry(format!("{} \"{}\"", plugin.kind, plugin.name)).or_default().push(reason);
-            }
-            other => other?,
-        }
-    }
-    // A plugin that refused its configuration would be missed for the wrong reason.
-    if notes.is_empty() {
-        loaded.check_counts()?;
-    }
-    Ok(notes)
+    let loader = Loader::new(config.trust_domain.clone(), Host::none());
+    let mut loaded = Loaded::new(loader.with_external(Side::Server, external).validating());
+    let notes = loaded.notes(config, catalog).await;
+    loaded.loader.into_parts().0.unload().await;
+    notes
 }
 
 struct Loaded {
@@ -99,9 +102,9 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(trust_domain: TrustDomain, host: Host) -> Self {
+    fn new(loader: Loader) -> Self {
         Self {
-            loader: Loader::new(trust_domain, host),
+            loader,
             key_managers: Vec::new(),
             node_attestors: BTreeMap::new(),
             upstream_authorities: Vec::new(),
@@ -109,6 +112,38 @@ impl Loaded {
             notifiers: Vec::new(),
             bundle_publishers: Vec::new(),
         }
+    }
+
+    async fn add_all(&mut self, config: &ServerConfig, catalog: &ServerCatalog) -> Result<(), LoadError> {
+        for plugin in &config.plugins {
+            self.add(plugin, catalog).await?;
+        }
+        self.check_counts()
+    }
+
+    async fn notes(
+        &mut self,
+        config: &ServerConfig,
+        catalog: &ServerCatalog,
+    ) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+        let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for plugin in &config.plugins {
+            let said = match self.add(plugin, catalog).await {
+                Err(LoadError::Configure { reason, .. }) => vec![reason],
+                other => {
+                    other?;
+                    self.loader.take_notes()
+                }
+            };
+            if !said.is_empty() {
+                notes.entry(format!("{} \"{}\"", plugin.kind, plugin.name)).or_default().extend(said);
+            }
+        }
+        // A plugin that refused its configuration would be missed for the wrong reason.
+        if notes.is_empty() {
+            self.check_counts()?;
+        }
+        Ok(notes)
     }
 
     async fn add(&mut self, config: &PluginConfig, catalog: &ServerCatalog) -> Result<(), LoadError> {
