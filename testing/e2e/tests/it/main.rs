@@ -14,6 +14,7 @@ mod interop;
 mod namespaces;
 mod nested;
 mod peers;
+mod plugins;
 mod policy;
 mod rebootstrap;
 mod refusals;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         peers::cases(),
         policy::cases(),
         rebootstrap::cases(),
+        plugins::cases(),
         refusals::cases(),
         reload::cases(),
         rotation::cases(),

@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Swtpm,
     /// The `ssh-keygen` command.
     SshKeygen,
+    /// The plugins made with the Rust SDK, which `cargo build --workspace` builds.
+    RustPlugins,
     /// A client of the Workload API.
     Peer(peer::Peer),
 }
@@ -51,6 +53,8 @@ impl Need {
             Self::Prometheus => peer::missing_program("prometheus"),
             Self::Swtpm => swtpm::PROGRAMS.into_iter().find_map(peer::missing_program),
             Self::SshKeygen => peer::missing_program("ssh-keygen"),
+            Self::RustPlugins => (!programs::rust_plugins().is_file())
+                .then(|| "spire-rust-plugins is not built; `cargo build -p spire-rust-plugins`".to_owned()),
             Self::Peer(peer) => peer.missing(),
         }
     }

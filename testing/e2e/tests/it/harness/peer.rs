@@ -23,6 +23,8 @@ const KEYCLOAK: &str = "target/keycloak-26.7.3/bin/kc.sh";
 pub(crate) enum Peer {
     /// go-spiffe.
     Go,
+    /// Plugins made with SPIRE's plugin SDK.
+    GoPlugins,
     /// py-spiffe, on gRPC's C core.
     Python,
     /// java-spiffe, on netty's unix sockets.
@@ -32,11 +34,12 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    const ALL: [Self; 4] = [Self::Go, Self::Python, Self::Java, Self::Keycloak];
+    const ALL: [Self; 5] = [Self::Go, Self::GoPlugins, Self::Python, Self::Java, Self::Keycloak];
 
     fn folder_name(self) -> &'static str {
         match self {
             Self::Go => "go",
+            Self::GoPlugins => "go-plugins",
             Self::Python => "py",
             Self::Java => "java",
             Self::Keycloak => "keycloak",
@@ -46,7 +49,7 @@ impl Peer {
     /// The programs that build and run it.
     fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Go => &["go"],
+            Self::Go | Self::GoPlugins => &["go"],
             Self::Python => &["python3"],
             Self::Java => &["java", "javac", "mvn"],
             Self::Keycloak => &["java", "mvn", "curl"],
@@ -66,7 +69,7 @@ impl Peer {
 
     /// Builds it where that was not done from these sources, and says where it is.
     pub(crate) fn ready(self) -> Result<PathBuf> {
-        static READY: [OnceLock<std::result::Result<PathBuf, String>>; 4] = [const { OnceLock::new() }; 4];
+        static READY: [OnceLock<std::result::Result<PathBuf, String>>; 5] = [const { OnceLock::new() }; 5];
         READY[self as usize]
             .get_or_init(|| self.build().map_err(|error| error.to_string()))
             .clone()
@@ -85,7 +88,7 @@ impl Peer {
             return Ok(folder);
         }
         match self {
-            Self::Go => {
+            Self::Go | Self::GoPlugins => {
                 let go = Run::new("go").args(&["build", "-buildvcs=false", "-o"]).arg(folder.join("peer"));
                 go.arg(".").within(&self.sources()).at_most(BUILD_AT_MOST).success()?;
             }
@@ -122,7 +125,7 @@ impl Peer {
         let folder = self.ready()?;
         let path = |name: &str| folder.join(name).display().to_string();
         Ok(match self {
-            Self::Go => vec![path("peer")],
+            Self::Go | Self::GoPlugins => vec![path("peer")],
             Self::Python => vec![path("venv/bin/python"), path("peer.py")],
             Self::Java => {
                 vec![

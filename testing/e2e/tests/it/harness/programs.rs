@@ -34,6 +34,11 @@ pub(crate) fn under_test() -> &'static Programs {
     })
 }
 
+/// The plugins made with the Rust SDK, which are no program that is tested but a peer of those.
+pub(crate) fn rust_plugins() -> PathBuf {
+    beside_this_test().join("spire-rust-plugins")
+}
+
 /// The programs of `SPIRE_REFERENCE_BIN`: another implementation, to be mixed with those under test.
 pub(crate) fn reference() -> Option<&'static Programs> {
     static FOUND: OnceLock<Option<Programs>> = OnceLock::new();
