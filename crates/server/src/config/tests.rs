@@ -290,6 +290,7 @@ fn federation_is_resolved() {
     let config = resolve(&text(
         r#"
 federation {
+    refuse_private_endpoints = true
     bundle_endpoint {
         address = "127.0.0.1"
         port = 8443
@@ -316,6 +317,7 @@ federation {
         file_sync_interval: Duration::from_secs(3600),
     };
     assert_eq!(endpoint.profile, files);
+    assert!(config.federation.refuse_private_endpoints);
     let relations = &config.federation.federates_with;
     assert_eq!(
         relations.iter().map(|r| r.trust_domain.name()).collect::<Vec<_>>(),

@@ -409,6 +409,34 @@ async fn relationships_are_followed_as_they_come_change_and_go() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_is_read_again_counts_at_once() {
+    let other = Other::new("b.test").await;
+    let address = other.serve(&CancellationToken::new()).await;
+    let own = Own::new(Vec::new()).await;
+    let mut first = other.bundle();
+    first.jwt_authorities.clear();
+    own.store.bundle_set(&first).await.unwrap();
+    let running = tokio::spawn(own.federation.clone().run());
+    let with = |endpoint_id: &str| {
+        [FederatesWith {
+            trust_domain: td("b.test"),
+            bundle_endpoint_url: format!("https://{address}/"),
+            profile: FederationProfile::HttpsSpiffe { endpoint_spiffe_id: id(endpoint_id) },
+        }]
+    };
+    own.federation.set_configured(&with("spiffe://b.test/wrong"));
+    let error = own.federation.refresh(&td("b.test")).await.unwrap_err();
+    assert!(error.ends_with("unexpected ID \"spiffe://b.test/spire/server\""), "{error}");
+    own.federation.set_configured(&with(SERVER));
+    own.bundle(|bundle| bundle.jwt_authorities.len() == 1).await;
+    assert_eq!(own.federation.refresh(&td("b.test")).await, Ok(true));
+    own.federation.set_configured(&[]);
+    assert_eq!(own.federation.refresh(&td("b.test")).await, Ok(false));
+    own.stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
 async fn the_first_bundle_starts_a_follower_that_waits_for_it() {
     let other = Other::new("b.test").await;
     let address = other.serve(&CancellationToken::new()).await;

@@ -20,6 +20,11 @@ pub(crate) fn cases() -> Vec<Case> {
             needs: &[],
             run: rotation_abroad,
         },
+        Case {
+            name: "federation::the_old_form_of_a_relationship_works",
+            needs: &[Need::Ours],
+            run: old_form,
+        },
         Case { name: "federation::go_workloads_trust_each_other", needs: GO, run: go_mtls },
         Case { name: "federation::go_validates_tokens_from_abroad", needs: GO, run: go_tokens },
         Case { name: "federation::administrators_may_come_from_abroad", needs: GO, run: foreign_admin },
@@ -369,6 +374,21 @@ fn foreign_admin() -> Outcome {
     wait::until("administrator from abroad", SOON, || (ask(&admin).ok()? == "answered OK \n").then_some(()))?;
     let refused = ask(&nobody)?;
     assert!(refused.starts_with("answered Unavailable "), "{refused}");
+    Ok(())
+}
+
+/// A relationship as it was written up to 1.0.
+fn old_form() -> Outcome {
+    let abroad = Domain::new(ABROAD)?;
+    let _abroad_server = abroad.site.start_server()?;
+    let here = Domain::without_endpoint(HERE)?.federation(&format!(
+        "federates_with \"{ABROAD}\" {{ bundle_endpoint {{ address = \"localhost\" port = {} }} }}",
+        abroad.endpoint
+    ));
+    let server = here.site.start_server()?;
+    server.wait_for(&["level=warning", "Old configuration key bundle_endpoint is read as"], SOON)?;
+    here.learn(&abroad)?;
+    assert_eq!(refresh(&here, &abroad)?.success()?.stdout, "Bundle refreshed\n");
     Ok(())
 }
 

@@ -144,6 +144,16 @@ impl Bundles for MeteredStore {
         self.call(metric::DATASTORE_BUNDLE_JWT_REVOKE, self.store.jwt_authority_revoke(trust_domain, kid))
             .await
     }
+
+    // The reference has no metric for these two.
+
+    async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        self.store.wit_authority_taint(trust_domain, kid).await
+    }
+
+    async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
+        self.store.wit_authority_revoke(trust_domain, kid).await
+    }
 }
 
 #[async_trait]

@@ -15,9 +15,6 @@ use crate::harness::case::{Case, Need};
 /// A cold build downloads; this bounds it.
 const BUILD_AT_MOST: Duration = Duration::from_secs(540);
 
-/// Keycloak's program in its folder; its version stands in the pom.
-const KEYCLOAK: &str = "target/keycloak-26.7.3/bin/kc.sh";
-
 /// A client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -29,12 +26,10 @@ pub(crate) enum Peer {
     Python,
     /// java-spiffe, on netty's unix sockets.
     Java,
-    /// An authorisation server that takes JWT-SVIDs, and knows bundle endpoints.
-    Keycloak,
 }
 
 impl Peer {
-    const ALL: [Self; 5] = [Self::Go, Self::GoPlugins, Self::Python, Self::Java, Self::Keycloak];
+    const ALL: [Self; 4] = [Self::Go, Self::GoPlugins, Self::Python, Self::Java];
 
     fn folder_name(self) -> &'static str {
         match self {
@@ -42,7 +37,6 @@ impl Peer {
             Self::GoPlugins => "go-plugins",
             Self::Python => "py",
             Self::Java => "java",
-            Self::Keycloak => "keycloak",
         }
     }
 
@@ -52,7 +46,6 @@ impl Peer {
             Self::Go | Self::GoPlugins => &["go"],
             Self::Python => &["python3"],
             Self::Java => &["java", "javac", "mvn"],
-            Self::Keycloak => &["java", "mvn", "curl"],
         }
     }
 
@@ -69,7 +62,7 @@ impl Peer {
 
     /// Builds it where that was not done from these sources, and says where it is.
     pub(crate) fn ready(self) -> Result<PathBuf> {
-        static READY: [OnceLock<std::result::Result<PathBuf, String>>; 5] = [const { OnceLock::new() }; 5];
+        static READY: [OnceLock<std::result::Result<PathBuf, String>>; 4] = [const { OnceLock::new() }; 4];
         READY[self as usize]
             .get_or_init(|| self.build().map_err(|error| error.to_string()))
             .clone()
@@ -104,16 +97,10 @@ impl Peer {
                 pip.within(&self.sources()).at_most(BUILD_AT_MOST).success()?;
                 place::copy_folder(&self.sources(), &folder)?;
             }
-            Self::Java | Self::Keycloak => {
+            Self::Java => {
                 place::copy_folder(&self.sources(), &folder)?;
                 let maven = Run::new("mvn").args(&["--quiet", "--batch-mode", "package"]);
                 maven.within(&folder).at_most(BUILD_AT_MOST).success()?;
-                if self == Self::Keycloak {
-                    // What it would do at each start, and takes most of that.
-                    let build = Run::new("sh").arg(folder.join(KEYCLOAK)).arg("build");
-                    let build = build.args(&["--features=spiffe,client-auth-federated", "--db=dev-file"]);
-                    build.at_most(BUILD_AT_MOST).success()?;
-                }
             }
         }
         place::write(&stamp, &sources)?;
@@ -135,7 +122,6 @@ impl Peer {
                     "Peer".into(),
                 ]
             }
-            Self::Keycloak => vec!["sh".into(), path(KEYCLOAK)],
         })
     }
 }
