@@ -75,9 +75,11 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
     // From before the attestation on, which may take long.
     let ended_with_us = CancellationToken::new();
     let _end = ended_with_us.clone().drop_guard();
-    tokio::spawn(reconfigure_on_signal(plugins.reconfiguration, ended_with_us.clone()));
+    let reconfiguration = Arc::new(plugins.reconfiguration);
+    tokio::spawn(reconfigure_on_signal(Arc::clone(&reconfiguration), ended_with_us.clone()));
     if let Some(reload) = assembly.operations.reload {
-        let following = Running { config: config.clone(), live: live.clone() };
+        let plugins = reconfiguration;
+        let following = Running { config: config.clone(), live: live.clone(), plugins };
         tokio::spawn(ended_with_us.run_until_cancelled_owned(following.follow(reload)));
     }
     let deps = Deps {
@@ -106,7 +108,7 @@ fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain
 }
 
 /// Reads plugin data files again on SIGUSR1 (pkg/common/catalog: ReconfigureTask).
-async fn reconfigure_on_signal(plugins: Reconfiguration, stop: CancellationToken) {
+async fn reconfigure_on_signal(plugins: Arc<Reconfiguration>, stop: CancellationToken) {
     let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
     while let Some(Some(())) = stop.run_until_cancelled(signals.recv()).await {
         tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use spire_compat::config::ConfigError;
 use spire_net::tls::{Identity, LateTrust};
+use spire_ports::plugins::load::Reconfiguration;
 use spire_telemetry::daemon::{ReloadRequests, Reloaded, log_refused_reload};
 use spire_telemetry::metrics::Telemetry;
 use spire_telemetry::{LogLevel, systemd};
@@ -46,6 +47,7 @@ pub struct Reload {
 pub(crate) struct Running {
     pub(crate) config: AgentConfig,
     pub(crate) live: Live,
+    pub(crate) plugins: Arc<Reconfiguration>,
 }
 
 impl Running {
@@ -56,7 +58,11 @@ impl Running {
             let _ = systemd::notify(&systemd::reloading());
             let load = Arc::clone(&reload.load);
             match tokio::task::spawn_blocking(move || load()).await {
-                Ok(Ok(new)) => self.take(new, &reload).log(),
+                Ok(Ok(new)) => {
+                    let mut done = self.take(new, &reload);
+                    done.count_plugins(self.plugins.run().await);
+                    done.log();
+                }
                 Ok(Err(error)) => log_refused_reload(&error),
                 Err(error) => tracing::error!(error = %error, "Reading the configuration ended unexpectedly"),
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use spire_compat::config::{self, ConfigError};
 use spire_ports::observe::HealthChecks;
+use spire_ports::plugins::load::Reconfigured;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -174,6 +175,19 @@ pub struct Reloaded {
 }
 
 impl Reloaded {
+    /// Adds what became of the plugins whose data files were read again.
+    pub fn count_plugins(&mut self, outcomes: Vec<(&'static str, String, Reconfigured)>) {
+        for (kind, name, outcome) in outcomes {
+            match outcome {
+                Reconfigured::Unchanged => {}
+                Reconfigured::Changed => self.changed.push(format!("plugins.{kind} {name:?}")),
+                Reconfigured::Failed(reason) => {
+                    self.failed.push(format!("plugins.{kind} {name:?}: {reason}"))
+                }
+            }
+        }
+    }
+
     /// Logs it.
     pub fn log(&self) {
         let list = |list: &[String]| (!list.is_empty()).then(|| list.join(", "));

@@ -309,12 +309,14 @@ async fn serve(
         prune_nodes: config.prune_attested_nodes.clone(),
     };
     background.announce_bundle().await?;
+    let plugins = Arc::new(plugins.reconfiguration);
     if let Some(reload) = operations.reload {
         let federation = federating.federation();
-        let following = Running { config: config.clone(), api: api.clone(), log, federation };
+        let plugins = Arc::clone(&plugins);
+        let following = Running { config: config.clone(), api: api.clone(), log, federation, plugins };
         tokio::spawn(tasks.clone().run_until_cancelled_owned(following.follow(reload)));
     }
-    tokio::spawn(reconfigure_on_signal(plugins.reconfiguration, tasks.clone()));
+    tokio::spawn(reconfigure_on_signal(plugins, tasks.clone()));
     let running = tokio::spawn(background.run(tasks.clone()));
     let federating = tokio::spawn(federating.run(tasks.clone()));
     let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
@@ -335,7 +337,7 @@ fn scrapers_trust(config: &ServerConfig, authorities: &Authorities) -> Arc<Bundl
 }
 
 /// Reads plugin data files again on SIGUSR1 (pkg/common/catalog: ReconfigureTask).
-async fn reconfigure_on_signal(plugins: Reconfiguration, stop: CancellationToken) {
+async fn reconfigure_on_signal(plugins: Arc<Reconfiguration>, stop: CancellationToken) {
     let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
     while let Some(Some(())) = stop.run_until_cancelled(signals.recv()).await {
         tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");

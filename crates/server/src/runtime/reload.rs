@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use spire_compat::config::ConfigError;
 use spire_net::tls::{Identity, LateTrust};
+use spire_ports::plugins::load::Reconfiguration;
 use spire_telemetry::daemon::{ReloadRequests, Reloaded, log_refused_reload};
 use spire_telemetry::metrics::Telemetry;
 use spire_telemetry::systemd;
@@ -39,6 +40,7 @@ pub(super) struct Running {
     pub(super) api: Arc<Api>,
     pub(super) log: Arc<dyn LogControl>,
     pub(super) federation: Arc<Federation>,
+    pub(super) plugins: Arc<Reconfiguration>,
 }
 
 impl Running {
@@ -50,7 +52,11 @@ impl Running {
             // Reading files and looking up a host name may take time.
             let load = Arc::clone(&reload.load);
             match tokio::task::spawn_blocking(move || load()).await {
-                Ok(Ok(new)) => self.take(new, &reload.telemetry).log(),
+                Ok(Ok(new)) => {
+                    let mut done = self.take(new, &reload.telemetry);
+                    done.count_plugins(self.plugins.run().await);
+                    done.log();
+                }
                 Ok(Err(error)) => log_refused_reload(&error),
                 Err(error) => tracing::error!(error = %error, "Reading the configuration ended unexpectedly"),
             }
