@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("pebble", "pebble"),
     ("curl", "curl"),
+    ("dbus-daemon", "dbus-daemon"),
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),
     ("tpm2", "tpm2-tools"),

@@ -22,7 +22,14 @@ pub fn server() -> ServerCatalog {
 /// The agent's built-in plugins.
 pub fn agent() -> AgentCatalog {
     #[cfg_attr(
-        not(any(feature = "local", feature = "host", feature = "docker", feature = "k8s", feature = "tpm")),
+        not(any(
+            feature = "local",
+            feature = "host",
+            feature = "docker",
+            feature = "k8s",
+            feature = "tpm",
+            feature = "systemd"
+        )),
         expect(unused_mut, reason = "there is nothing to add then")
     )]
     let mut catalog = AgentCatalog::default();
@@ -36,6 +43,8 @@ pub fn agent() -> AgentCatalog {
     spire_plugins_k8s::register_agent(&mut catalog);
     #[cfg(feature = "tpm")]
     spire_plugins_tpm::register_agent(&mut catalog);
+    #[cfg(feature = "systemd")]
+    spire_plugins_systemd::register_agent(&mut catalog);
     catalog
 }
 
@@ -46,7 +55,8 @@ pub fn agent() -> AgentCatalog {
     feature = "docker",
     feature = "k8s",
     feature = "spire",
-    feature = "tpm"
+    feature = "tpm",
+    feature = "systemd"
 ))]
 mod tests {
     #[test]
@@ -65,6 +75,9 @@ mod tests {
             agent.node_attestors.names().collect::<Vec<_>>(),
             ["http_challenge", "join_token", "sshpop", "tpm_devid", "x509pop"]
         );
-        assert_eq!(agent.workload_attestors.names().collect::<Vec<_>>(), ["docker", "k8s", "unix"]);
+        assert_eq!(
+            agent.workload_attestors.names().collect::<Vec<_>>(),
+            ["docker", "k8s", "slurm", "systemd", "unix"]
+        );
     }
 }
