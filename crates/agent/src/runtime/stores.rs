@@ -164,7 +164,8 @@ impl Record {
             Some(held) => held.revision != entry.revision || now >= held.renew_at,
         };
         let expires_at = self.svid.as_ref().map(|held| held.svid.not_after);
-        (due && now >= self.retry_at).then_some(Stale { entry, expires_at })
+        let is_expiring = self.svid.as_ref().is_some_and(|held| now >= held.renew_at);
+        (due && now >= self.retry_at).then_some(Stale { entry, expires_at, is_expiring })
     }
 }
 
