@@ -46,7 +46,7 @@ impl Configure for Base {
         let value = settings.value.clone();
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         self.note("configured", hcl);
-        self.note("pid", &std::process::id().to_string());
+        self.note("pid", std::process::id().to_string());
         tracing::info!(value, answer = 42, "Plugin was configured");
         tracing::debug!("Only for those who look closely");
         Ok(())
