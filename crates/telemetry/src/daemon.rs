@@ -117,7 +117,8 @@ impl ReloadRequests {
         let (sender, requests) = mpsc::channel(1);
         tokio::spawn(request_on_signal(hangups, sender.clone()));
         if let Some(path) = watched {
-            tokio::spawn(request_on_change(path, sender));
+            let known = stamp(&path);
+            tokio::spawn(request_on_change(path, known, sender));
         }
         Ok(Self { requests })
     }
@@ -141,10 +142,9 @@ async fn request_on_signal(mut hangups: Signal, requests: mpsc::Sender<()>) {
 
 /// Requests a reload when the file is another than before and did not change for one more look: an editor or a copy
 /// may still be writing.
-async fn request_on_change(path: PathBuf, requests: mpsc::Sender<()>) {
+async fn request_on_change(path: PathBuf, mut known: Option<Stamp>, requests: mpsc::Sender<()>) {
     let mut ticks = interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known = stamp(&path);
     let mut seen = known;
     while !requests.is_closed() {
         ticks.tick().await;
@@ -157,8 +157,11 @@ async fn request_on_change(path: PathBuf, requests: mpsc::Sender<()>) {
     }
 }
 
-/// What tells one content of a file from the next without reading it.
-fn stamp(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+/// What tells one content of a file from the next without reading it: device, inode, length, and time of the last
+/// change.
+type Stamp = (u64, u64, u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
     let file = std::fs::metadata(path).ok()?;
     Some((file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
 }

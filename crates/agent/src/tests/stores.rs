@@ -14,7 +14,7 @@ enum Asked {
 }
 
 /// A store that remembers what it was asked.
-struct Recorder(mpsc::UnboundedSender<Asked>);
+struct Recorder(mpsc::Sender<Asked>);
 
 #[async_trait]
 impl SvidStore for Recorder {
@@ -31,12 +31,12 @@ impl SvidStore for Recorder {
         let id = leaf.spiffe_id().unwrap().to_string();
         assert_eq!(id, svid.spiffe_id.to_string());
         let federated = svid.federated_bundles.iter().map(|(domain, _)| domain.to_string()).collect();
-        self.0.send(Asked::Put { id, metadata: metadata.to_vec(), federated }).unwrap();
+        self.0.try_send(Asked::Put { id, metadata: metadata.to_vec(), federated }).unwrap();
         Ok(())
     }
 
     async fn delete(&self, metadata: &[String]) -> Result<()> {
-        self.0.send(Asked::Delete(metadata.to_vec())).unwrap();
+        self.0.try_send(Asked::Delete(metadata.to_vec())).unwrap();
         Ok(())
     }
 }
@@ -59,7 +59,7 @@ async fn svids_are_put_moved_and_deleted_with_their_entries() {
         ..entry("stored", value)
     };
     server.change(|state| state.entries = vec![stored("one", 0), entry("web", "two")]);
-    let (sender, mut asked) = mpsc::unbounded_channel();
+    let (sender, mut asked) = mpsc::channel(16);
     let with_store = Deps { svid_stores: vec![Arc::new(Recorder(sender))], ..deps(&["one", "two"]) };
     let mut running = Running::start(&server, with_store, |_| ()).await;
     running.until(|event| *event == Event::PushConnected).await;
@@ -88,7 +88,7 @@ async fn an_svid_of_a_tainted_authority_is_replaced() {
     server.change(|state| {
         state.entries = vec![types::Entry { store_svid: true, ..entry("stored", "one") }];
     });
-    let (sender, mut asked) = mpsc::unbounded_channel();
+    let (sender, mut asked) = mpsc::channel(16);
     let with_store = Deps { svid_stores: vec![Arc::new(Recorder(sender))], ..deps(&["x"]) };
     let mut running = Running::start(&server, with_store, |_| ()).await;
     running.until(|event| *event == Event::PushConnected).await;

@@ -37,6 +37,13 @@ fn item_pos(item: &Item) -> Pos {
     item.keys.first().map(|key| key.pos).unwrap_or_default()
 }
 
+/// Whether the item has a comment that can stand behind its value. Nothing may stand behind the marker that ends a
+/// heredoc: the reference prints the comment there and its text cannot be read again, so ours loses the comment.
+fn takes_comment(item: &Item) -> bool {
+    let heredoc = matches!(&item.value, Node::Literal(literal) if literal.token.kind == TokenKind::Heredoc);
+    !heredoc && !item.line_comment.is_empty()
+}
+
 fn is_empty_block(item: &Item) -> bool {
     item.lead_comment.is_empty()
         && item.assign.is_none()
@@ -80,7 +87,7 @@ impl Printer {
             out.push_str("= ");
         }
         out.push_str(&self.node(&item.value));
-        if same_line && !item.line_comment.is_empty() {
+        if same_line && takes_comment(item) {
             out.push(' ');
             out.extend(item.line_comment.iter().map(String::as_str));
         }
@@ -170,7 +177,7 @@ impl Printer {
             }
             out.push_str(value);
             let same_line = self.line(item.value.pos()) == self.line(item_pos(item));
-            if same_line && !item.line_comment.is_empty() {
+            if same_line && takes_comment(item) {
                 push_blanks(&mut out, value_width - value.len() + 1);
                 out.extend(item.line_comment.iter().map(String::as_str));
             }

@@ -249,8 +249,10 @@ where
 
     fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
         let (call, proof) = self.take();
-        let answers = (self.handler)(call, proof, request.into_inner());
-        Box::pin(async move { answers.await.map(tonic::Response::new) })
+        let answers = (self.handler)(call.clone(), proof, request.into_inner());
+        Box::pin(async move {
+            answers.await.map(tonic::Response::new).inspect_err(|status| call.audit.failure(status))
+        })
     }
 }
 
@@ -450,7 +452,9 @@ impl ApiService {
 
     /// As grpc-go says it.
     fn unknown(&self, path: &str) -> Status {
-        let (service, method) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).unwrap_or((path, ""));
+        let Some((service, method)) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/') else {
+            return Status::unimplemented(format!("malformed method name: {path:?}"));
+        };
         let known =
             self.routes.keys().any(|route| route[1..].rsplit_once('/').is_some_and(|(s, _)| s == service));
         Status::unimplemented(if known {
@@ -502,6 +506,7 @@ fn log_names(path: &'static str) -> (&'static str, &'static str) {
     let (service, method) = path[1..].rsplit_once('/').unwrap_or((path, ""));
     let service = match service {
         "grpc.health.v1.Health" => "Health",
+        "spire.api.server.logger.v1.Logger" => "Logger",
         other => other.strip_prefix("spire.api.server.").unwrap_or(other),
     };
     (service, method)

@@ -94,6 +94,7 @@ async fn mint_x509(
     call.audit.add("spiffe_id", id.to_string());
     call.audit.add("dns_name", dns_name);
     call.audit.add("expires_at", expires);
+    call.audit.add("subject", subject.to_string());
     call.audit.success();
     Ok(wire::MintX509svidResponse { svid: Some(x509_to_wire(&id, signed)) })
 }
@@ -186,7 +187,9 @@ async fn mint_jwt(
 ) -> Result<wire::MintJwtsvidResponse, Status> {
     check_jwt_enabled(&call)?;
     call.audit.add("ttl", request.ttl);
-    call.audit.add("audience", request.audience.join(","));
+    if !request.audience.is_empty() {
+        call.audit.add("audience", request.audience.join(","));
+    }
     let id = workload_id(request.id.as_ref(), call.api.trust_domain())
         .map_err(|e| fail_with(Code::InvalidArgument, "invalid SPIFFE ID", e))?;
     let svid = sign_jwt(&call, &id, &request.audience, request.ttl, false).await?;

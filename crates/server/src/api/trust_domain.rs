@@ -150,11 +150,15 @@ async fn update(
         endpoint: wants(|m| m.bundle_endpoint_profile).then_some(relationship.endpoint),
         bundle: relationship.bundle.filter(|_| wants(|m| m.trust_domain_bundle)),
     };
-    let updated = call
-        .store()
-        .federation_update(&relationship.trust_domain, &update)
-        .await
-        .map_err(|e| context.fail_with(Code::Internal, "failed to update federation relationship", e))?;
+    let updated = call.store().federation_update(&relationship.trust_domain, &update).await.map_err(|e| {
+        let cause = match e {
+            datastore::Error::NotFound => {
+                "unable to fetch federation relationship: record not found".to_owned()
+            }
+            other => other.to_string(),
+        };
+        context.fail_with(Code::Internal, "failed to update federation relationship", cause)
+    })?;
     warn_without_bundle(call, &updated).await;
     tracing::debug!(trust_domain_id = name, "Federation relationship updated");
     Ok(updated)

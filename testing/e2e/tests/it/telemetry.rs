@@ -272,10 +272,9 @@ fn counted() -> Outcome {
     {
         for metric in expected {
             let (name, labels) = metric.split_once(' ').unwrap_or((metric, ""));
-            let mut labels: Vec<&str> = labels.split(',').filter(|label| !label.is_empty()).collect();
-            labels.push("host");
-            labels.sort_unstable();
-            let shape = format!("{prefix}_{name}{{{}}}", labels.join(","));
+            let labels = labels.split(',').filter(|label| !label.is_empty()).chain(["host"]);
+            let labels: Vec<String> = labels.map(|label| format!("{label}=\"\"")).collect();
+            let shape = shape(&format!("{prefix}_{name}{{{}}}", labels.join(",")));
             if !found.contains(&shape) {
                 missing.push(shape);
             }
@@ -292,12 +291,21 @@ const ONLY_THERE: &[&str] = &[
     "spire_server_datastore_node_selectors_list",
     // Our attestation stores node and selectors in one transaction.
     "spire_server_datastore_node_update",
+    // A write of ours changes the view itself: nothing is read back.
+    "spire_server_datastore_registration_entry_fetch",
+    // Counted where there is something to store.
+    "spire_agent_store_store_svid_updates",
 ];
 
 /// Metrics of ours that the same script does not make the reference emit.
 const ONLY_HERE: &[&str] = &[
     // The reference has this one only without the events based cache.
     "spire_server_entry_cache_reload",
+    // The reference's health check asks its datastore behind the metrics.
+    "spire_server_datastore_bundle_list",
+    // The reference counts the use of keys that it found when it started, not of those that it made since.
+    "spire_server_server_key_manager_get_public_key",
+    "spire_server_server_key_manager_sign_data",
 ];
 
 fn same_names() -> Outcome {
@@ -349,7 +357,9 @@ fn in_memory() -> Outcome {
     wait::until("dump", SOON, || {
         let mark = server.mark();
         server.signal(Signal::USR1);
-        let parts = ["[C] 'spire_server.rpc.bundle.v1.bundle.get_bundle.OK.", "Count: 1 Sum: 1.000"];
+        // The server looks at its health by the same call, maybe in the same second.
+        let parts =
+            ["[C] 'spire_server.rpc.bundle.v1.bundle.get_bundle.OK.", "Count: ", ".000 LastUpdated: "];
         server.wait_after(mark, &parts, Duration::from_secs(1)).ok()
     })?;
     Ok(())

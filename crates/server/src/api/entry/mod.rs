@@ -80,7 +80,7 @@ async fn list_entries(
         .store()
         .entry_list(&filter, paging.as_ref(), Consistency::Current)
         .await
-        .map_err(|e| fail_with(Code::Internal, "failed to list entries", e))?;
+        .map_err(|e| fail_with(Code::Internal, "failed to list entries", listing_error(e)))?;
     let entries = page
         .items
         .iter()
@@ -92,6 +92,16 @@ async fn list_entries(
         .collect();
     call.audit.success();
     Ok(wire::ListEntriesResponse { entries, next_page_token: page.next })
+}
+
+/// The reference's datastore answers a bad page token with a status, whose text its API shows whole, of entries only.
+fn listing_error(error: datastore::Error) -> String {
+    match error {
+        datastore::Error::Invalid(text) if text.starts_with("could not parse token") => {
+            format!("datastore-sql: rpc error: code = InvalidArgument desc = {text}")
+        }
+        other => other.to_string(),
+    }
 }
 
 async fn get_entry(

@@ -104,7 +104,8 @@ pub(super) fn redacted(text: &str) -> String {
 fn without_octets(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once("b\"") {
+    while let Some(at) = [" b\"", "[b\"", "(b\""].iter().filter_map(|start| rest.find(start)).min() {
+        let (before, after) = (&rest[..=at], &rest[at + 3..]);
         out.push_str(before);
         let mut escaped = false;
         let end = after.find(|c| {

@@ -18,7 +18,7 @@ fn peculiar_entries() -> Vec<(&'static str, types::Entry)> {
             "whole",
             new_entry("/whole", |e| {
                 e.id = "my-entry.1_A".into();
-                e.selectors = vec![selector("z", "1"), selector("a", "2:3"), selector("a", "2:3")];
+                e.selectors = vec![selector("a", "2:3"), selector("z", "1")];
                 (e.x509_svid_ttl, e.jwt_svid_ttl, e.expires_at) = (60, 30, 4_000_000_000);
                 (e.admin, e.downstream, e.store_svid) = (true, true, false);
                 e.dns_names = vec!["b.example.org".into(), "*.a.example.org".into()];
