@@ -144,7 +144,7 @@ mod tests {
         let gauge = metric(&Metric { name: "a", value: Value::Gauge(1.0), tags: Vec::new() }, 300);
         assert_eq!(&gauge[4..17], [0x15, 4, 0x16, 0, 0x17, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
         assert_eq!(&gauge[17..], [0x16, 0, 0, 0x16, 0xd8, 0x04, 0]);
-        let call = batch(300, &[counter.clone()], &tags);
+        let call = batch(300, std::slice::from_ref(&counter), &tags);
         let mut bytes = vec![0x82, 0x81, 0xac, 0x02, 17];
         bytes.extend_from_slice(b"emitMetricBatchV2");
         bytes.extend_from_slice(&[0x1c, 0x19, 0x1c]);
