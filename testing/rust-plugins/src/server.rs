@@ -77,6 +77,8 @@ impl attestor::node_attestor_server::NodeAttestor for NodeAttestor {
     ) -> Result<Response<Self::AttestStream>, Status> {
         let (answers, stream) = mpsc::channel(1);
         let base = self.0.clone();
+        let from = request.metadata().get("x-forwarded-client-ip").map(|from| from.as_bytes().to_vec());
+        base.note("from", from.unwrap_or_default());
         tokio::spawn(async move {
             let judged = Self::judge(&base, request.into_inner(), &answers).await;
             let answer = judged.map(|attributes| attestor::AttestResponse {

@@ -16,6 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::connection::client;
 use crate::supervise::Supervised;
 
+/// Metadata by which a plugin learns where the agent's connection comes from (pkg/server/plugin/nodeattestor/v1.go).
+const CLIENT_IP: &str = "x-forwarded-client-ip";
+
 /// Challenges of one attestation; real attestors need one or two.
 const CHALLENGES_MAX: usize = 32;
 
@@ -66,7 +69,11 @@ impl NodeAttestor for External {
             .send(AttestRequest { request: Some(Request::Payload(payload)) })
             .await
             .map_err(|_| closed())?;
-        let responses = self.0.step(limit, client.attest(ReceiverStream::new(requests))).await?;
+        let mut call = tonic::Request::new(ReceiverStream::new(requests));
+        if let Some(address) = challenger.client_ip().and_then(|address| address.to_string().parse().ok()) {
+            call.metadata_mut().insert(CLIENT_IP, address);
+        }
+        let responses = self.0.step(limit, client.attest(call)).await?;
         let mut responses = responses.into_inner();
         for _ in 0..=CHALLENGES_MAX {
             let answer = self.0.step(limit, responses.message()).await?.ok_or_else(closed)?;

@@ -28,7 +28,12 @@ pub(crate) fn name(common_name: &str) -> EncodedName {
 impl Ca {
     /// A root that lives for an hour.
     pub(crate) fn root(common_name: &str) -> Self {
-        let key = LocalKey::generate(KeyType::EcP256).unwrap();
+        Self::root_with(common_name, KeyType::EcP256)
+    }
+
+    /// As [`Self::root`], with a key of the type.
+    pub(crate) fn root_with(common_name: &str, key_type: KeyType) -> Self {
+        let key = LocalKey::generate(key_type).unwrap();
         let subject = name(common_name);
         let signed = self_signed(&template(Profile::Ca, &subject, key.public_key(), "")).unwrap();
         let signature = key.sign(signed.algorithm(), signed.bytes()).unwrap();

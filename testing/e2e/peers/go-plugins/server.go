@@ -20,6 +20,7 @@ import (
 	upstreamauthorityv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/upstreamauthority/v1"
 	"github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/types"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -36,6 +37,8 @@ func (p *nodeAttestor) Attest(stream nodeattestorv1.NodeAttestor_AttestServer) e
 		return err
 	}
 	p.obey()
+	told, _ := metadata.FromIncomingContext(stream.Context())
+	p.note("from", strings.Join(told.Get("X-Forwarded-Client-IP"), ","))
 	req, err := stream.Recv()
 	if err != nil {
 		return err

@@ -13,6 +13,11 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "forced_rotation::x509", needs: GO, run: x509 },
         Case { name: "forced_rotation::jwt", needs: GO, run: jwt },
+        Case {
+            name: "forced_rotation::upstream_on_disk",
+            needs: &[Need::Peer(Peer::Go), Need::Openssl],
+            run: upstream_on_disk,
+        },
         Case { name: "forced_rotation::nested", needs: GO, run: nested },
         Case { name: "forced_rotation::below_the_reference", needs: MIXED, run: below_the_reference },
         Case { name: "forced_rotation::above_the_reference", needs: MIXED, run: above_the_reference },
@@ -91,6 +96,35 @@ fn jwt() -> Outcome {
     watch.wait_after(mark, &["jwt example.org keys 1"], SOON)?;
     judged()?.exits_with(1)?;
     never_failed(&tokens);
+    Ok(())
+}
+
+/// The authority in files that signed the server's is replaced, tainted and revoked.
+fn upstream_on_disk() -> Outcome {
+    let level = Level::on_disk(programs::under_test())?;
+    let (service, client) = (level.workload("service")?, level.workload("client")?);
+    let (_service, address) = service.serve(&client)?;
+    let ping = client.spawn("ping", &[&address, &service.id])?;
+    let upstream = || -> Result<String> {
+        let shown = level.site.cli_json(&["localauthority", "x509", "show"])?;
+        Ok(shown["active"]["upstream_authority_subject_key_id"].as_str().unwrap_or_default().to_owned())
+    };
+    let old = upstream()?;
+    ping.wait_for(&["signed ", &old], SOON)?;
+
+    level.new_upstream()?;
+    let prepared = level.prepare("x509")?;
+    level.wait_roots(2)?;
+    wait_trusted(&level, 2)?;
+    level.change("x509", "activate", &prepared)?;
+    let new = upstream()?;
+    assert_ne!(new, old);
+    level.site.command(&["upstreamauthority", "taint", "-subjectKeyID", &new]).output()?.exits_with(1)?;
+    level.site.cli(&["upstreamauthority", "taint", "-subjectKeyID", &old])?;
+    wait_not_signed_by(&ping, &old)?;
+    level.site.cli(&["upstreamauthority", "revoke", "-subjectKeyID", &old])?;
+    wait_trusted(&level, 1)?;
+    never_failed(&ping);
     Ok(())
 }
 

@@ -185,6 +185,7 @@ fn whole(language: Language, programs: Option<&Programs>) -> Outcome {
     std::fs::remove_dir_all(site.agent.data()).map_err(|error| Error::doing("agent data", error))?;
     let _agent = start(&site, "agent", &agent_text(&site, &agent_blocks))?;
     assert_eq!(plugins.written("echo", "agent-node1")?, "known");
+    assert_eq!(plugins.written("echo", "from")?, "127.0.0.1");
     assert_eq!(server.stop()?, 0);
     Ok(())
 }

@@ -109,6 +109,35 @@ async fn lifetimes_end_with_the_authoritys() {
     }
 }
 
+/// An authority is replaced by replacing its files; what cannot be used leaves the one before.
+#[tokio::test]
+async fn files_are_read_for_each_authority() {
+    let files = Files::new();
+    let (first, second) = (Ca::root("first"), Ca::root("second"));
+    let upstream = authority(&files.settings(&first.key, &[&first.certificate], &[])).await.unwrap();
+    let request = csr(&LocalKey::generate(KeyType::EcP256).unwrap(), &["spiffe://example.org"]);
+    let root = async || mint(&*upstream, &request, 60).await.unwrap().roots[0].der.clone();
+    assert_eq!(root().await, *first.certificate.der());
+    files.write("cert.pem", "no certificate");
+    assert_eq!(root().await, *first.certificate.der());
+    files.settings(&second.key, &[&first.certificate], &[]);
+    assert_eq!(root().await, *first.certificate.der(), "a key of another");
+    files.settings(&second.key, &[&second.certificate], &[]);
+    assert_eq!(root().await, *second.certificate.der());
+}
+
+#[tokio::test]
+async fn every_key_type_signs() {
+    for key_type in KeyType::ALL {
+        let files = Files::new();
+        let root = Ca::root_with("root", key_type);
+        let upstream = authority(&files.settings(&root.key, &[&root.certificate], &[])).await.unwrap();
+        let key = LocalKey::generate(KeyType::EcP256).unwrap();
+        let minted = mint(&*upstream, &csr(&key, &["spiffe://example.org"]), 60).await.unwrap();
+        verify(&parse(&minted.chain), &[root.certificate], Purpose::Any, now()).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_intermediate_authority_gives_its_chain() {
     let files = Files::new();

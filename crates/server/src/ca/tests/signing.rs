@@ -273,6 +273,55 @@ async fn composers_change_what_they_may() {
     assert_eq!(signed.expires_at.unix(), START + 30);
 }
 
+/// Adds its name to what the composer before it left.
+struct Named(&'static str);
+
+#[async_trait]
+impl CredentialComposer for Named {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    async fn workload_x509_svid(
+        &self,
+        _: &SpiffeId,
+        _: &PublicKey,
+        mut attributes: X509SvidAttributes,
+    ) -> plugins::Result<X509SvidAttributes> {
+        let before = attributes.dns_names.pop().unwrap_or_default();
+        attributes.dns_names.push(format!("{}.{before}", self.0));
+        Ok(attributes)
+    }
+
+    async fn workload_jwt_svid(
+        &self,
+        _: &SpiffeId,
+        mut attributes: JwtSvidAttributes,
+    ) -> plugins::Result<JwtSvidAttributes> {
+        let before = attributes.claims.get("by").and_then(|by| serde_json::from_str::<String>(by).ok());
+        let by = format!("{}.{}", self.0, before.unwrap_or_default());
+        attributes.claims.insert("by".into(), serde_json::json!(by).to_string());
+        Ok(attributes)
+    }
+}
+
+#[tokio::test]
+async fn composers_follow_each_other_in_order() {
+    let world = World::new();
+    let authorities =
+        world.start_with_composers(vec![Arc::new(Named("first")), Arc::new(Named("second"))]).await;
+    let (key, id) = (key(), workload());
+    let dns_names: Vec<Box<str>> = vec!["start".into()];
+    let wanted = WorkloadX509Params { dns_names: &dns_names, ..params(key.public_key(), &id) };
+    let signed = authorities.ca().sign_workload_x509(wanted).await.unwrap();
+    assert_eq!(leaf(&signed).dns_names(), ["second.first.start"]);
+    let audience = ["a".to_owned()];
+    let jwt =
+        WorkloadJwtParams { spiffe_id: &id, audience: &audience, ttl: Duration::ZERO, include_jti: false };
+    let signed = authorities.ca().sign_workload_jwt(jwt).await.unwrap();
+    assert_eq!(verified_jwt(&world, &signed.token).claims()["by"], "second.first.");
+}
+
 #[tokio::test]
 async fn composers_cannot_change_who_it_is() {
     let world = World::new();

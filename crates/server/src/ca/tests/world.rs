@@ -110,8 +110,15 @@ impl World {
         self: &Arc<Self>,
         composer: Arc<dyn CredentialComposer>,
     ) -> Arc<Authorities> {
+        self.start_with_composers(vec![composer]).await
+    }
+
+    pub(super) async fn start_with_composers(
+        self: &Arc<Self>,
+        composers: Vec<Arc<dyn CredentialComposer>>,
+    ) -> Arc<Authorities> {
         let mut ports = self.ports();
-        ports.composers.push(composer);
+        ports.composers.extend(composers);
         Authorities::start(Self::config(), ports).await.unwrap()
     }
 

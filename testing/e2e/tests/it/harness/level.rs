@@ -31,13 +31,36 @@ impl Level {
         Self::start(name, Some(upper), programs, lines)
     }
 
-    fn start(name: &'static str, upper: Option<&Self>, programs: &Programs, lines: &[&str]) -> Result<Self> {
+    /// A server whose authority is signed by one in files, which [`Self::new_upstream`] replaces.
+    pub(crate) fn on_disk(programs: &Programs) -> Result<Self> {
+        let mut site = Self::site(programs, &[])?;
+        new_upstream(&site)?;
+        site.server.plugins = format!(
+            "    UpstreamAuthority \"disk\" {{\n        plugin_data {{\n            cert_file_path = \"{}\"\n            \
+             key_file_path = \"{}\"\n        }}\n    }}\n",
+            site.path("upstream.pem").display(),
+            site.path("upstream.key").display()
+        );
+        Self::run("disk", site)
+    }
+
+    /// Another authority in the files.
+    pub(crate) fn new_upstream(&self) -> Result<()> {
+        new_upstream(&self.site)
+    }
+
+    fn site(programs: &Programs, lines: &[&str]) -> Result<Site> {
         let mut site = Site::new()?;
         site.server.lines.extend(lines.iter().map(|line| (*line).to_owned()));
         // Programs are told apart by their paths; digests of large ones take seconds on a busy machine.
         site.agent.unix.push_str("\n            workload_size_limit = -1");
         site.server_programs = programs.clone();
         site.agent_programs = programs.clone();
+        Ok(site)
+    }
+
+    fn start(name: &'static str, upper: Option<&Self>, programs: &Programs, lines: &[&str]) -> Result<Self> {
+        let mut site = Self::site(programs, lines)?;
         if let Some(upper) = upper {
             let selector = format!("unix:path:{}", text(&programs.server()));
             let id = format!("spiffe://example.org/{name}-server");
@@ -50,6 +73,10 @@ impl Level {
                 upper.site.agent.socket().display()
             );
         }
+        Self::run(name, site)
+    }
+
+    fn run(name: &'static str, mut site: Site) -> Result<Self> {
         let server = site.start_server()?;
         let agent = site.join(&format!("spiffe://example.org/{name}-node"))?;
         Ok(Self { name, site, server, agent })
@@ -99,6 +126,29 @@ impl Level {
     pub(crate) fn change(&self, kind: &str, doing: &str, id: &str) -> Result<Output> {
         self.site.cli(&["localauthority", kind, doing, "-authorityID", id])
     }
+}
+
+fn new_upstream(site: &Site) -> Result<()> {
+    const ARGS: &[&str] = &[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=upstream",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+        "-keyout",
+        "upstream.key",
+        "-out",
+        "upstream.pem",
+    ];
+    Run::new("openssl").args(ARGS).within(&site.path("")).success().map(drop)
 }
 
 /// A workload of a level.
