@@ -311,7 +311,7 @@ async fn composers_follow_each_other_in_order() {
     let authorities =
         world.start_with_composers(vec![Arc::new(Named("first")), Arc::new(Named("second"))]).await;
     let (key, id) = (key(), workload());
-    let dns_names: Vec<Box<str>> = vec!["start".into()];
+    let dns_names = ["start".to_owned()];
     let wanted = WorkloadX509Params { dns_names: &dns_names, ..params(key.public_key(), &id) };
     let signed = authorities.ca().sign_workload_x509(wanted).await.unwrap();
     assert_eq!(leaf(&signed).dns_names(), ["second.first.start"]);

@@ -76,7 +76,7 @@ impl Level {
         Self::run(name, site)
     }
 
-    fn run(name: &'static str, mut site: Site) -> Result<Self> {
+    fn run(name: &'static str, site: Site) -> Result<Self> {
         let server = site.start_server()?;
         let agent = site.join(&format!("spiffe://example.org/{name}-node"))?;
         Ok(Self { name, site, server, agent })
