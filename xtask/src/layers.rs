@@ -18,6 +18,8 @@ pub(crate) enum Layer {
     Ports,
     /// TLS and sockets, which other adapters use.
     Net,
+    /// What the plugins of container engines share.
+    Containers,
     /// Log formats and metric sinks.
     Telemetry,
     /// The datastore, and external plugins behind the ports.
@@ -41,7 +43,7 @@ impl fmt::Display for Layer {
         f.write_str(match self {
             Self::Pure => "pure",
             Self::Ports => "ports",
-            Self::Net | Self::Telemetry | Self::Adapter => "adapter",
+            Self::Net | Self::Containers | Self::Telemetry | Self::Adapter => "adapter",
             Self::Plugin => "plugin",
             Self::Builtins => "builtins",
             Self::Application => "application",
@@ -60,6 +62,7 @@ impl Layer {
             ["crates", "core" | "compat" | "wire"] => Self::Pure,
             ["crates", "ports"] => Self::Ports,
             ["crates", "net"] => Self::Net,
+            ["crates", "containers"] => Self::Containers,
             ["crates", "telemetry"] => Self::Telemetry,
             ["crates", "store" | "policy" | "plugin-host" | "plugin-sdk"] => Self::Adapter,
             ["crates", "plugins", "builtins"] => Self::Builtins,
@@ -81,7 +84,10 @@ impl Layer {
             // Wire types stay at the edges, and ports are not one.
             L::Ports => other.layer == L::Pure && !other.name.ends_with("wire"),
             L::Net => matches!(other.layer, L::Pure | L::Ports),
-            L::Telemetry | L::Adapter | L::Plugin => matches!(other.layer, L::Pure | L::Ports | L::Net),
+            L::Containers | L::Telemetry | L::Adapter => {
+                matches!(other.layer, L::Pure | L::Ports | L::Net)
+            }
+            L::Plugin => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Containers),
             L::Builtins => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Plugin),
             L::Application => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Telemetry),
             L::Binary => !matches!(other.layer, L::Binary | L::DevBinary | L::Testing | L::Xtask),
@@ -195,6 +201,7 @@ mod tests {
             ("crates/store", "crates/wire"),
             ("crates/store", "crates/net"),
             ("crates/plugins/local", "crates/net"),
+            ("crates/plugins/docker", "crates/containers"),
             ("crates/plugins/builtins", "crates/plugins/local"),
             ("crates/server", "crates/telemetry"),
             ("crates/cli", "crates/net"),
@@ -221,6 +228,7 @@ mod tests {
             ("crates/plugins/local", "crates/store"),
             ("crates/server", "crates/store"),
             ("crates/server", "crates/plugins/local"),
+            ("crates/agent", "crates/containers"),
             ("crates/server", "crates/plugins/builtins"),
             ("crates/agent", "crates/plugins/builtins"),
             ("crates/agent", "crates/server"),

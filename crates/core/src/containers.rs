@@ -56,24 +56,38 @@ impl Container {
 
     /// From the text of `/proc/<pid>/mountinfo`, of which only the cgroup mounts count.
     pub fn from_mountinfo(text: &str, with_pod: bool) -> Result<Option<Self>, LocateError> {
-        let mut roots = Vec::new();
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            // Fields are split at single spaces, since the mount source may be empty.
-            let fields: Vec<&str> = line.split(' ').collect();
-            let kind = fields
-                .iter()
-                .position(|field| *field == "-")
-                .filter(|separator| *separator >= 6)
-                .and_then(|separator| fields.get(separator + 1));
-            match (kind, fields.get(3)) {
-                // Who mounts all of /sys/fs/cgroup has the root "/", which tells nothing.
-                (Some(&("cgroup" | "cgroup2")), Some(root)) if *root != "/" => roots.push(*root),
-                (Some(_), Some(_)) => {}
-                _ => return Err(LocateError::MountInfo(line.to_owned())),
-            }
-        }
-        locate(roots.into_iter(), with_pod)
+        let mounts = mounts(text)?;
+        // Who mounts all of /sys/fs/cgroup has the root "/", which tells nothing.
+        let roots = mounts
+            .into_iter()
+            .filter(|mount| matches!(mount.kind, "cgroup" | "cgroup2") && mount.root != "/")
+            .map(|mount| mount.root);
+        locate(roots, with_pod)
     }
+}
+
+/// A mount of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// What of its file system is mounted.
+    pub root: &'a str,
+    /// The type of its file system.
+    pub kind: &'a str,
+}
+
+/// The lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)).
+pub fn mounts(text: &str) -> Result<Vec<Mount<'_>>, LocateError> {
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| mount(line).ok_or_else(|| LocateError::MountInfo(line.to_owned())))
+        .collect()
+}
+
+fn mount(line: &str) -> Option<Mount<'_>> {
+    // Fields are split at single spaces, since the mount source may be empty.
+    let fields: Vec<&str> = line.split(' ').collect();
+    let separator = fields.iter().position(|field| *field == "-").filter(|at| *at >= 6)?;
+    Some(Mount { root: fields[3], kind: fields.get(separator + 1)? })
 }
 
 /// The paths of `/proc/<pid>/cgroup`, a line of which is `id:controllers:path` (cgroups(7)).

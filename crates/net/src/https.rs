@@ -1,4 +1,4 @@
-//! Bounded requests, for documents such as a trust bundle: over HTTPS, or HTTP through a unix socket.
+//! Bounded requests, for documents such as a trust bundle and for small APIs: over HTTPS, or HTTP through a unix socket.
 //!
 //! No redirects, no compression, no connection reuse: one request, one answer of bounded size within a
 //! deadline.
@@ -28,6 +28,9 @@ pub struct HttpsClient {
     tls: TlsClient,
     unix_socket: Option<PathBuf>,
     public_only: bool,
+    plain_http: bool,
+    deadline: Duration,
+    size_max: usize,
 }
 
 /// Why a document could not be fetched.
@@ -60,9 +63,9 @@ pub enum FetchError {
     /// Something else than 200; redirects too, which are never followed.
     #[error("{0}")]
     Status(StatusCode),
-    /// The document is larger than [`DOCUMENT_SIZE_MAX`].
-    #[error("response is larger than {DOCUMENT_SIZE_MAX} bytes")]
-    TooLarge,
+    /// The document is larger than so many bytes, [`DOCUMENT_SIZE_MAX`] where nothing else was said.
+    #[error("response is larger than {0} bytes")]
+    TooLarge(usize),
     /// The body ended early or broke.
     #[error("reading the response: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -95,7 +98,14 @@ fn http_text(error: &hyper::Error) -> String {
 impl HttpsClient {
     /// A client that trusts as `tls` says ([`TlsClient::web`] or [`TlsClient::spiffe_https`]) and dials TCP.
     pub fn new(tls: TlsClient) -> Self {
-        Self { tls, unix_socket: None, public_only: false }
+        Self {
+            tls,
+            unix_socket: None,
+            public_only: false,
+            plain_http: false,
+            deadline: FETCH_TIMEOUT,
+            size_max: DOCUMENT_SIZE_MAX,
+        }
     }
 
     /// Dials this unix socket whatever the URL's host is (`trust_bundle_unix_socket`); an `http` URL is
@@ -107,6 +117,21 @@ impl HttpsClient {
     /// Refuses servers whose address is not of the public internet, whatever their name says.
     pub fn public_only(self, public_only: bool) -> Self {
         Self { public_only, ..self }
+    }
+
+    /// Allows URLs without TLS over TCP, for APIs of this machine and settings that name such a URL.
+    pub fn allow_plain_http(self) -> Self {
+        Self { plain_http: true, ..self }
+    }
+
+    /// Gives the whole exchange another deadline.
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Reads documents of other than [`DOCUMENT_SIZE_MAX`] bytes at most.
+    pub fn at_most(self, size_max: usize) -> Self {
+        Self { size_max, ..self }
     }
 
     /// The body of a 200 answer.
@@ -137,7 +162,7 @@ impl HttpsClient {
         wanted: Wanted,
     ) -> Result<Response<Bytes>, FetchError> {
         // Boxed: a TLS handshake takes a lot of the stack.
-        tokio::time::timeout(FETCH_TIMEOUT, Box::pin(self.fetch(request, url, wanted)))
+        tokio::time::timeout(self.deadline, Box::pin(self.fetch(request, url, wanted)))
             .await
             .unwrap_or_else(|_| Err(FetchError::Timeout(url.to_owned())))
     }
@@ -153,27 +178,33 @@ impl HttpsClient {
         let uri = request.uri();
         let encrypted = match uri.scheme_str() {
             Some("https") => true,
-            Some("http") if self.unix_socket.is_some() => false,
+            Some("http") if self.unix_socket.is_some() || self.plain_http => false,
             Some("http") => return Err(bad("http is only allowed over a unix socket")),
             _ => return Err(bad("unsupported protocol scheme")),
         };
         let host = uri.host().ok_or_else(|| bad("no host"))?.trim_start_matches('[').trim_end_matches(']');
+        let size_max = self.size_max;
         match &self.unix_socket {
             None => {
-                let port = uri.port_u16().unwrap_or(443);
+                let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
                 let connector = TlsConnector::new(self.tls.clone()).public_only(self.public_only);
+                if !encrypted {
+                    let io = connector.dial_tcp(host.to_owned(), port).await.map_err(dial_error)?;
+                    return exchange(io, url, request, wanted, size_max).await;
+                }
                 let io = connector.dial(host.to_owned(), port).await.map_err(dial_error)?;
-                exchange(io, url, request, wanted).await
+                exchange(io, url, request, wanted, size_max).await
             }
             Some(path) => {
                 let socket = UnixConnector::new(path).dial().await.map_err(dial_error)?;
                 if !encrypted {
-                    return exchange(socket, url, request, wanted).await;
+                    return exchange(socket, url, request, wanted, size_max).await;
                 }
                 let name = ServerName::try_from(host.to_owned()).map_err(|_| bad("not a host name"))?;
                 let connector = tokio_rustls::TlsConnector::from(self.tls.config());
                 let stream = connector.connect(name, socket).await;
-                exchange(stream.map_err(|e| dial_error(DialError::Handshake(e)))?, url, request, wanted).await
+                let stream = stream.map_err(|e| dial_error(DialError::Handshake(e)))?;
+                exchange(stream, url, request, wanted, size_max).await
             }
         }
     }
@@ -193,6 +224,7 @@ async fn exchange<S>(
     url: &str,
     mut request: Request<Full<Bytes>>,
     wanted: Wanted,
+    size_max: usize,
 ) -> Result<Response<Bytes>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -217,9 +249,13 @@ where
         if matches!(wanted, Wanted::Document) && head.status != StatusCode::OK {
             return Err(FetchError::Status(head.status));
         }
-        let body = Limited::new(body, DOCUMENT_SIZE_MAX).collect().await;
+        let body = Limited::new(body, size_max).collect().await;
         let body = body.map_err(|error| {
-            if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Body(error) }
+            if error.is::<LengthLimitError>() {
+                FetchError::TooLarge(size_max)
+            } else {
+                FetchError::Body(error)
+            }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };

@@ -97,6 +97,8 @@ pub struct Agent {
     pub unix: String,
     /// The node attestor's name, and its settings.
     pub attestor: (&'static str, String),
+    /// Further plugins, as text.
+    pub plugins: String,
     /// Further sections, such as `telemetry { … }`, as text.
     pub sections: String,
 }
@@ -112,6 +114,7 @@ impl Agent {
             lines: vec!["insecure_bootstrap = true".to_owned()],
             unix: "discover_workload_path = true".to_owned(),
             attestor: ("join_token", String::new()),
+            plugins: String::new(),
             sections: String::new(),
         }
     }
@@ -147,11 +150,12 @@ impl Agent {
             "}}\n\nplugins {{\n    KeyManager \"disk\" {{\n        plugin_data {{\n            directory = \
              \"{data}\"\n        }}\n    }}\n    NodeAttestor \"{attestor}\" {{\n        plugin_data {{\n{settings}        \
              }}\n    }}\n    WorkloadAttestor \"unix\" {{\n        plugin_data {{\n            {unix}\n        }}\n    \
-             }}\n}}\n{sections}",
+             }}\n{plugins}}}\n{sections}",
             data = self.data().display(),
             unix = self.unix,
             attestor = self.attestor.0,
             settings = self.attestor.1,
+            plugins = self.plugins,
             sections = self.sections,
         );
         text

@@ -4,14 +4,17 @@
 //!
 //! Nothing here waits for a time to pass: every wait is for a condition and has a bound after which it is an error.
 
+pub mod authority;
 pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod error;
+pub mod kubernetes;
 pub mod place;
 pub mod redact;
 pub mod swtpm;
 pub mod wait;
+pub mod web;
 
 pub use command::{Output, Run};
 pub use daemon::Daemon;

@@ -4,12 +4,28 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+use spire_core::pki::Certificate;
 use spire_core::spiffe::SpiffeId;
 
 use super::peer::{SpiffeVerifier, UnverifiedServer};
-use super::web::WebVerifier;
+use super::web::{AnyNameVerifier, Unverified, WebVerifier};
 use super::{ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource};
+
+/// Which servers an HTTPS client of a private API believes.
+#[derive(Debug, Clone)]
+pub enum ServerTrust {
+    /// Those with a certificate of the Web's authorities, as the system has them.
+    System,
+    /// Those with a certificate of one of these authorities for the name that is dialled.
+    Authorities(Vec<Certificate>),
+    /// Those with a certificate of one of these authorities, whatever name it is for: a kubelet that is dialled as
+    /// 127.0.0.1 has a certificate for its node's name.
+    AnyNameOf(Vec<Certificate>),
+    /// Whoever answers. **Not secure**: for settings that say so.
+    Anybody,
+}
 
 /// A client's side of TLS. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,18 +68,31 @@ impl TlsClient {
 
     /// An HTTPS client of servers with certificates of the Web's authorities, as the system has them.
     pub fn web(policy: TlsPolicy) -> Result<Self, TlsSetupError> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::debug!(error = %error, "System root certificates could not be read in full");
-        }
-        roots.add_parsable_certificates(system.certs);
-        Self::web_with_roots(roots, policy)
+        Self::web_with_roots(system_roots(), policy)
     }
 
     pub(crate) fn web_with_roots(roots: RootCertStore, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
         let verifier = WebVerifier::new(roots, policy.provider());
         Self::custom(Arc::new(verifier), None, policy, &[ALPN_HTTP11])
+    }
+
+    /// An HTTPS client of a private API, such as Kubernetes'. `identity` is shown where the server asks.
+    ///
+    /// # Errors
+    /// [`TlsSetupError`]; an authority that cannot be a trust anchor is left out.
+    pub fn private(
+        trust: ServerTrust,
+        identity: Option<Arc<Identity>>,
+        policy: TlsPolicy,
+    ) -> Result<Self, TlsSetupError> {
+        let provider = policy.provider();
+        let verifier: Arc<dyn ServerCertVerifier> = match trust {
+            ServerTrust::System => Arc::new(WebVerifier::new(system_roots(), provider)),
+            ServerTrust::Authorities(roots) => Arc::new(WebVerifier::new(root_store(&roots), provider)),
+            ServerTrust::AnyNameOf(roots) => Arc::new(AnyNameVerifier::new(root_store(&roots), provider)),
+            ServerTrust::Anybody => Arc::new(Unverified::new(provider)),
+        };
+        Self::custom(verifier, identity, policy, &[ALPN_HTTP11])
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
@@ -88,4 +117,20 @@ impl TlsClient {
         config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config) })
     }
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(error = %error, "System root certificates could not be read in full");
+    }
+    roots.add_parsable_certificates(system.certs);
+    roots
+}
+
+fn root_store(authorities: &[Certificate]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().map(|a| CertificateDer::from(a.der().to_vec())));
+    roots
 }

@@ -223,6 +223,14 @@ impl TlsConnector {
             .unwrap_or(Err(DialError::Timeout { address }))
     }
 
+    /// Connects without TLS.
+    pub(crate) async fn dial_tcp(self, host: String, port: u16) -> Result<TcpStream, DialError> {
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        tokio::time::timeout(DIAL_TIMEOUT, self.tcp(host, port))
+            .await
+            .unwrap_or(Err(DialError::Timeout { address }))
+    }
+
     async fn attempt(self, host: String, port: u16) -> Result<TlsStream<TcpStream>, DialError> {
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::BadTarget(host.clone()))?;
         let tcp = self.tcp(host, port).await?;

@@ -131,14 +131,26 @@ impl CertificateFiles {
     }
 
     fn read(&self) -> Result<(), CertificateFilesError> {
-        let chain = chain(&read(&self.certificate)?)?;
-        let key = signing_key(&read(&self.key)?)?;
+        let certificate = read(&self.certificate)?;
+        let key = read(&self.key)?;
         if let Ok(metadata) = std::fs::metadata(&self.key)
             && metadata.permissions().mode() & 0o004 != 0
         {
             tracing::warn!(path = %self.key.display(), "Private key file can be read by everybody");
         }
-        self.identity.replace_signer(&chain, key).map_err(|error| match error {
+        self.identity.replace_pem(&certificate, &key)
+    }
+}
+
+impl Identity {
+    /// Takes a chain, leaf first, and the leaf's private key, both PEM, as Go's `tls.X509KeyPair` does. The previous pair
+    /// stays in use if this one cannot be used.
+    ///
+    /// # Errors
+    /// [`CertificateFilesError`] says what is wrong with the pair.
+    pub fn replace_pem(&self, certificate: &[u8], key: &[u8]) -> Result<(), CertificateFilesError> {
+        let chain = chain(certificate)?;
+        self.replace_signer(&chain, signing_key(key)?).map_err(|error| match error {
             IdentityError::Empty => CertificateFilesError::NoCertificate,
             IdentityError::Key(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
                 CertificateFilesError::Mismatch

@@ -34,7 +34,7 @@ use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 
 pub use self::accept::{ClientAuth, ServerTls, TlsConnection, TlsIncoming, TlsInfo};
-pub use self::client::TlsClient;
+pub use self::client::{ServerTrust, TlsClient};
 pub use self::clients::{ClientsError, LateTrust};
 pub use self::connect::{DialError, GrpcStream, TlsConnector, UnixConnector, dial_error};
 pub use self::files::{CertificateFiles, CertificateFilesError};

@@ -6,12 +6,14 @@ use spire_ports::plugins::catalog::{AgentCatalog, ServerCatalog};
 /// The server's built-in plugins.
 pub fn server() -> ServerCatalog {
     #[cfg_attr(
-        not(any(feature = "local", feature = "spire", feature = "tpm")),
+        not(any(feature = "local", feature = "k8s", feature = "spire", feature = "tpm")),
         expect(unused_mut, reason = "there is nothing to add then")
     )]
     let mut catalog = ServerCatalog::default();
     #[cfg(feature = "local")]
     spire_plugins_local::register_server(&mut catalog);
+    #[cfg(feature = "k8s")]
+    spire_plugins_k8s::register_server(&mut catalog);
     #[cfg(feature = "spire")]
     spire_plugins_spire::register_server(&mut catalog);
     #[cfg(feature = "tpm")]
@@ -65,7 +67,7 @@ mod tests {
         assert_eq!(server.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
         assert_eq!(
             server.node_attestors.names().collect::<Vec<_>>(),
-            ["http_challenge", "join_token", "sshpop", "tpm_devid", "x509pop"]
+            ["http_challenge", "join_token", "k8s_psat", "sshpop", "tpm_devid", "x509pop"]
         );
         assert_eq!(server.upstream_authorities.names().collect::<Vec<_>>(), ["disk", "spire"]);
         assert_eq!(server.credential_composers.names().collect::<Vec<_>>(), ["uniqueid"]);
@@ -73,7 +75,7 @@ mod tests {
         assert_eq!(agent.key_managers.names().collect::<Vec<_>>(), ["disk", "memory"]);
         assert_eq!(
             agent.node_attestors.names().collect::<Vec<_>>(),
-            ["http_challenge", "join_token", "sshpop", "tpm_devid", "x509pop"]
+            ["http_challenge", "join_token", "k8s_psat", "sshpop", "tpm_devid", "x509pop"]
         );
         assert_eq!(
             agent.workload_attestors.names().collect::<Vec<_>>(),

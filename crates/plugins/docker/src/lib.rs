@@ -1,29 +1,33 @@
-//! Built-in plugins for Docker and Podman: the `docker` WorkloadAttestor.
-//!
-//! It reads its settings and finds out whether a process is in a container. Asking the engine about the
-//! container is not built yet, and [`attest`](spire_ports::plugins::WorkloadAttestor::attest) says so.
+//! Built-in plugins for Docker and Podman: the `docker` WorkloadAttestor
+//! (pkg/agent/plugin/workloadattestor/docker).
 
+mod engine;
 mod matchers;
+mod podman;
 mod settings;
 
-use std::io::Read as _;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use spire_compat::errno::path_error;
-use spire_core::containers::{self, Container};
+use spire_containers::Locator;
 use spire_core::spiffe::Selector;
 use spire_ports::plugins::catalog::{AgentCatalog, Configuration};
 use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor};
 
+use engine::{ContainerConfig, Engine, EngineError};
 use settings::Settings;
 
 const NAME: &str = "docker";
 
-/// Far more than the kernel writes for a process; mountinfo grows with mounts, of which there may be
-/// 100,000.
-const MAX_PROC_BYTES: u64 = 32 << 20;
+/// Tries after the first one, and the wait before the first of them, which doubles: a container may run before its engine
+/// says so (pkg/agent/plugin/workloadattestor/docker/retry.go).
+const RETRIES: u32 = 3;
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The longest that an engine is asked about one workload. The agent gives all its attestors 60 s; what the others found shall
+/// still count.
+const ATTESTATION_MAX: Duration = Duration::from_secs(40);
 
 /// Adds the plugins of the agent.
 pub fn register_agent(catalog: &mut AgentCatalog) {
@@ -41,18 +45,25 @@ async fn build(configuration: Configuration) -> Result<Arc<dyn WorkloadAttestor>
              a future release."
         );
     }
-    tracing::warn!(
-        external = false,
-        plugin_name = NAME,
-        plugin_type = "WorkloadAttestor",
-        "Attestation of containers is not built yet; workloads in containers get no docker selectors"
-    );
-    Ok(Arc::new(Docker { settings, proc: "/proc".into() }))
+    let docker = Docker::new(settings).map_err(|error| configuration.invalid(error.to_string()))?;
+    Ok(Arc::new(docker))
 }
 
 struct Docker {
     settings: Settings,
-    proc: PathBuf,
+    locator: Locator,
+    engine: Engine,
+}
+
+/// A container, and the engine that runs it.
+struct Found {
+    id: String,
+    /// Podman's socket, where it is Podman's.
+    podman: Option<String>,
+}
+
+fn failed(kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error::new(kind, (PluginType::WorkloadAttestor, NAME), message)
 }
 
 #[async_trait]
@@ -62,46 +73,97 @@ impl WorkloadAttestor for Docker {
     }
 
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
-        let failed = |kind, message| Error::new(kind, (PluginType::WorkloadAttestor, NAME), message);
-        match self.container(pid) {
-            Ok(None) => Ok(Vec::new()),
-            Ok(Some(id)) => Err(failed(
-                ErrorKind::Unimplemented,
-                format!("attestation of containers is not built yet (container {id})"),
-            )),
-            Err(message) => Err(failed(ErrorKind::Internal, message)),
-        }
+        let Some(found) = self.find(pid).await? else { return Ok(Vec::new()) };
+        let asked = tokio::time::timeout(ATTESTATION_MAX, self.ask(&found)).await;
+        let values = asked.unwrap_or(Err(EngineError::Timeout));
+        let values = values.map_err(|error| match error {
+            EngineError::Timeout => failed(ErrorKind::DeadlineExceeded, error.to_string()),
+            error => failed(ErrorKind::Unknown, error.to_string()),
+        })?;
+        let selector = |value| {
+            Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()))
+        };
+        values.into_iter().map(selector).collect()
     }
 }
 
 impl Docker {
-    /// The container of the process, if it is in one.
-    fn container(&self, pid: i32) -> std::result::Result<Option<String>, String> {
-        let cgroups = self.read(pid, "cgroup")?;
-        if let Some(matchers) = &self.settings.matchers {
-            let paths = containers::cgroup_paths(&cgroups).map_err(|error| error.to_string())?;
-            return matchers.find(&paths);
-        }
-        let mut found = Container::from_cgroups(&cgroups, false).map_err(|error| error.to_string())?;
-        if found.is_none() {
-            let mounts = self.read(pid, "mountinfo")?;
-            found = Container::from_mountinfo(&mounts, false).map_err(|error| error.to_string())?;
-        }
-        Ok(found.map(|container| container.id().to_owned()))
+    fn new(settings: Settings) -> std::result::Result<Self, EngineError> {
+        let engine = Engine::new(&settings.docker_socket, settings.version.as_deref())?;
+        let locator = Locator::new(NAME, false, settings.verbose_locator);
+        Ok(Self { settings, locator, engine })
     }
 
-    /// A file of the process; empty when the process is gone.
-    fn read(&self, pid: i32, name: &str) -> std::result::Result<String, String> {
-        let path = self.proc.join(pid.to_string()).join(name);
-        let mut text = Vec::new();
-        let read =
-            std::fs::File::open(&path).and_then(|file| file.take(MAX_PROC_BYTES).read_to_end(&mut text));
-        match read {
-            Ok(_) => Ok(String::from_utf8_lossy(&text).into_owned()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            Err(error) => Err(path_error("open", path.display(), &error)),
-        }
+    /// The container of the process, if it is in one.
+    async fn find(&self, pid: i32) -> Result<Option<Found>> {
+        let (id, cgroups) = match &self.settings.matchers {
+            Some(matchers) => {
+                let cgroups = self.locator.cgroups(pid).await;
+                let cgroups = cgroups.map_err(|error| failed(error.kind(), error.to_string()))?;
+                let paths: Vec<&str> = cgroups.iter().map(String::as_str).collect();
+                let id = matchers.find(&paths).map_err(|error| failed(ErrorKind::Unknown, error))?;
+                (id, cgroups)
+            }
+            None => {
+                let located = self.locator.locate(pid).await;
+                let located = located.map_err(|error| failed(error.kind(), error.to_string()))?;
+                (located.container.map(|container| container.id().to_owned()), located.cgroups)
+            }
+        };
+        let Some(id) = id else { return Ok(None) };
+        let podman = podman::socket(&cgroups, &self.settings.podman_socket, &self.settings.podman_template);
+        Ok(Some(Found { id, podman }))
     }
+
+    /// What the engine says of a container.
+    async fn ask(&self, found: &Found) -> std::result::Result<Vec<String>, EngineError> {
+        let podman = found.podman.as_deref().map(|socket| Engine::new(socket, None)).transpose()?;
+        let engine = podman.as_ref().unwrap_or(&self.engine);
+        let config = retried(|| engine.container(&found.id)).await?;
+        let mut values = values(&config);
+        if !config.image.is_empty() {
+            // As in the reference, an image that cannot be looked at costs its selector and nothing else.
+            match engine.image(&config.image).await {
+                Ok(image) if !image.id.is_empty() => values.push(format!("image_config_digest:{}", image.id)),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(
+                    external = false,
+                    plugin_name = NAME,
+                    plugin_type = "WorkloadAttestor",
+                    image_id = config.image,
+                    error = %error,
+                    "Image cannot be inspected"
+                ),
+            }
+        }
+        Ok(values)
+    }
+}
+
+async fn retried<T, F, Fut>(ask: F) -> std::result::Result<T, EngineError>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = std::result::Result<T, EngineError>>,
+{
+    let mut backoff = FIRST_BACKOFF;
+    for _ in 0..RETRIES {
+        match ask().await {
+            // One that hangs is not asked again at once.
+            Err(EngineError::Timeout) => return Err(EngineError::Timeout),
+            Err(_) => tokio::time::sleep(backoff).await,
+            done => return done,
+        }
+        backoff *= 2;
+    }
+    ask().await
+}
+
+fn values(config: &ContainerConfig) -> Vec<String> {
+    let labels = config.labels.iter().map(|(key, value)| format!("label:{key}:{value}"));
+    let env = config.env.iter().map(|variable| format!("env:{variable}"));
+    let image =
+        Some(&config.image).filter(|image| !image.is_empty()).map(|image| format!("image_id:{image}"));
+    labels.chain(env).chain(image).collect()
 }
 
 #[cfg(test)]

@@ -6,11 +6,23 @@ use spire_ports::plugins::catalog::Configuration;
 
 use crate::matchers::Matchers;
 
-/// What the attestor needs of its settings as long as it asks no engine.
+const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
+const PODMAN_SOCKET: &str = "unix:///run/podman/podman.sock";
+const PODMAN_TEMPLATE: &str = "unix:///run/user/%d/podman/podman.sock";
+
+/// What the attestor goes by.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     /// `container_id_cgroup_matchers`, when the new locator is switched off.
     pub(crate) matchers: Option<Matchers>,
+    /// `unix://<path>` or `tcp://<host>:<port>`.
+    pub(crate) docker_socket: String,
+    /// The API's version, where it is not to be negotiated.
+    pub(crate) version: Option<String>,
+    pub(crate) podman_socket: String,
+    /// With one `%d` for the user.
+    pub(crate) podman_template: String,
+    pub(crate) verbose_locator: bool,
 }
 
 /// Settings as written.
@@ -18,7 +30,12 @@ pub(crate) struct Settings {
 struct Raw {
     matchers: Vec<String>,
     use_new_locator: Option<bool>,
+    docker_socket: String,
+    version: String,
+    podman_socket: String,
     podman_template: String,
+    verbose_locator: bool,
+    sigstore: bool,
     unknown: Vec<String>,
 }
 
@@ -31,7 +48,18 @@ impl Settings {
             let unknown = raw.unknown.join(",");
             return Err(configuration.invalid(format!("unknown configurations detected: {unknown}")));
         }
-        let mut settings = Self::default();
+        if raw.sigstore {
+            return Err(configuration.invalid("sigstore: verification of image signatures is not built yet"));
+        }
+        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        let mut settings = Self {
+            matchers: None,
+            docker_socket: or(raw.docker_socket, DOCKER_SOCKET),
+            version: Some(raw.version).filter(|version| !version.is_empty()),
+            podman_socket: or(raw.podman_socket, PODMAN_SOCKET),
+            podman_template: or(raw.podman_template, PODMAN_TEMPLATE),
+            verbose_locator: raw.verbose_locator,
+        };
         if !raw.matchers.is_empty() {
             if raw.use_new_locator.unwrap_or(true) {
                 return Err(configuration.invalid(
@@ -43,23 +71,20 @@ impl Settings {
             settings.matchers =
                 Some(Matchers::parse(&raw.matchers).map_err(|error| configuration.invalid(error))?);
         }
-        if !raw.podman_template.is_empty() {
-            check_template(&raw.podman_template).map_err(|error| {
-                configuration.invalid(format!("invalid podman_socket_path_template: {error}"))
-            })?;
-        }
+        check_template(&settings.podman_template).map_err(|error| {
+            configuration.invalid(format!("invalid podman_socket_path_template: {error}"))
+        })?;
         Ok(settings)
     }
 }
 
 fn read(data: &mut Body<'_>) -> std::result::Result<Raw, spire_compat::hcl::DecodeError> {
-    // Paths and the version are for talking to an engine; they are read so that a wrong type is told.
-    for key in ["docker_socket_path", "docker_version", "podman_socket_path"] {
-        data.take_string(key)?;
-    }
-    data.take_bool("verbose_container_locator_logs")?;
-    data.take_fragment("sigstore");
     Ok(Raw {
+        docker_socket: data.take_string("docker_socket_path")?.unwrap_or_default(),
+        version: data.take_string("docker_version")?.unwrap_or_default(),
+        podman_socket: data.take_string("podman_socket_path")?.unwrap_or_default(),
+        verbose_locator: data.take_bool("verbose_container_locator_logs")?.unwrap_or_default(),
+        sigstore: data.take_fragment("sigstore").0.is_some(),
         matchers: data.take_string_list("container_id_cgroup_matchers")?.unwrap_or_default(),
         use_new_locator: data.take_bool("use_new_container_locator")?,
         podman_template: data.take_string("podman_socket_path_template")?.unwrap_or_default(),

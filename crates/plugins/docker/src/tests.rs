@@ -1,13 +1,16 @@
-//! Settings, matchers and processes outside containers.
+//! Settings, matchers, and what engines answer.
 
+use serde_json::json;
 use spire_compat::hcl;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{ErrorKind, PluginType, WorkloadAttestor as _};
+use spire_testkit::web::{Answer, Request, Web};
+use tokio::time::Instant;
 
 use super::matchers::Matchers;
 use super::settings::Settings;
-use super::{Docker, build};
+use super::{Docker, Locator, build};
 
 fn configuration(data: &str) -> Configuration {
     let data = Some(hcl::parse(data).unwrap().into());
@@ -26,11 +29,19 @@ async fn settings_are_checked() {
         "podman_socket_path_template = \"unix:///run/%%/%d\"",
         "use_new_container_locator = false\ncontainer_id_cgroup_matchers = [\"/docker/<id>\"]",
         "use_new_container_locator = false",
-        "sigstore { ignore_sct = true }",
     ] {
         assert!(build(configuration(data)).await.is_ok(), "{data}");
     }
     let table = [
+        ("sigstore { ignore_sct = true }", "sigstore: verification of image signatures is not built yet"),
+        (
+            "docker_socket_path = \"/var/run/docker.sock\"",
+            "unable to parse docker host `/var/run/docker.sock`",
+        ),
+        (
+            "experimental {}\ncgroup_prefix = \"x\"",
+            "unknown configurations detected: cgroup_prefix,experimental",
+        ),
         ("b = 1\na = 2", "unknown configurations detected: a,b"),
         ("docker_version = true", "unable to decode configuration: "),
         ("container_id_cgroup_matchers = [\"/docker/<id>\"]", "the new container locator and custom cgroup"),
@@ -83,33 +94,177 @@ fn matchers_find_containers() {
     }
 }
 
-#[tokio::test]
-async fn only_processes_in_containers_are_refused() {
-    let id = "09bc3d7ade839efec32b6bec4ec79d099027a668ddba043083ec21d3c3b8f1e6";
-    let in_container = format!("0::/docker/{id}\n");
-    let mounted = format!("1 2 0:68 /docker/{id} /sys/fs/cgroup rw - cgroup2 cgroup rw\n");
-    let matchers = || Some(Matchers::parse(&["/mine/<id>".to_owned()]).unwrap());
-    let table = [
-        ("0::/user.slice\n", "", None, None),
-        (&in_container, "", None, Some(id)),
-        ("0::/\n", &mounted, None, Some(id)),
-        // Custom matchers look at nothing else.
-        (&in_container, &mounted, matchers(), None),
-        ("0::/mine/abc\n", "", matchers(), Some("abc")),
-    ];
-    let proc = tempfile::tempdir().unwrap();
-    std::fs::create_dir(proc.path().join("7")).unwrap();
-    for (cgroup, mountinfo, matchers, container) in table {
-        std::fs::write(proc.path().join("7/cgroup"), cgroup).unwrap();
-        std::fs::write(proc.path().join("7/mountinfo"), mountinfo).unwrap();
-        let docker = Docker { settings: Settings { matchers }, proc: proc.path().to_owned() };
-        let result = docker.attest(7).await.map_err(|error| (error.kind, error.message));
-        let expected = container.map_or(Ok(vec![]), |id| {
-            let message = format!("attestation of containers is not built yet (container {id})");
-            Err((ErrorKind::Unimplemented, message))
-        });
-        assert_eq!(result, expected, "{cgroup}");
-        // As in the reference, a process that is gone is in no container.
-        assert_eq!(docker.attest(8).await, Ok(vec![]));
+const ID: &str = "09bc3d7ade839efec32b6bec4ec79d099027a668ddba043083ec21d3c3b8f1e6";
+
+fn container(request: &Request) -> Answer {
+    match request.target.as_str() {
+        "/_ping" => Answer::Body(200, "text/plain", b"OK".to_vec()),
+        path if path.ends_with(&format!("/containers/{ID}/json")) => {
+            let config =
+                json!({"Labels": {"app": "blog", "a:b": "c"}, "Env": ["A=b", "C="], "Image": "blog/x:1"});
+            Answer::Json(200, json!({"Id": ID, "Config": config}).to_string())
+        }
+        path if path.ends_with("/images/blog/x:1/json") => {
+            Answer::Json(200, json!({"Id": "sha256:1", "RepoDigests": []}).to_string())
+        }
+        path => Answer::Json(404, json!({"message": format!("No such container: {path}")}).to_string()),
     }
+}
+
+/// An attestor whose process 7 is in that cgroup, with sockets in that folder.
+fn attestor(folder: &std::path::Path, data: &str, cgroup: &str) -> Docker {
+    let folder_text = folder.display();
+    let data = format!(
+        "{data}\ndocker_socket_path = \"unix://{folder_text}/docker.sock\"\npodman_socket_path = \
+         \"unix://{folder_text}/podman.sock\"\npodman_socket_path_template = \"unix://{folder_text}/podman-%d.sock\""
+    );
+    let mut docker = Docker::new(Settings::read(&configuration(&data)).unwrap()).unwrap();
+    std::fs::create_dir_all(folder.join("7")).unwrap();
+    std::fs::write(folder.join("7/cgroup"), format!("0::{cgroup}\n")).unwrap();
+    docker.locator = Locator::new("docker", false, true).at(folder);
+    docker
+}
+
+async fn attest(docker: &Docker) -> Result<Vec<String>, (ErrorKind, String)> {
+    let found = docker.attest(7).await.map_err(|error| (error.kind, error.message))?;
+    Ok(found.iter().map(|selector| selector.value().to_owned()).collect())
+}
+
+const SELECTORS: [&str; 6] = [
+    "label:a:b:c",
+    "label:app:blog",
+    "env:A=b",
+    "env:C=",
+    "image_id:blog/x:1",
+    "image_config_digest:sha256:1",
+];
+
+#[tokio::test]
+async fn the_engine_of_a_container_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = |name: &str| Web::start_unix(&folder.path().join(name), container).unwrap();
+    let (engine, rootful, rootless) = (web("docker.sock"), web("podman.sock"), web("podman-1000.sock"));
+    let matchers = "use_new_container_locator = false\ncontainer_id_cgroup_matchers = [\"/mine/<id>\"]";
+    let table = [
+        ("", format!("/docker/{ID}"), Some((&engine, "/v1.41"))),
+        ("docker_version = \"1.24\"", format!("/docker/{ID}"), Some((&engine, "/v1.24"))),
+        (matchers, format!("/mine/{ID}"), Some((&engine, "/v1.41"))),
+        // Custom matchers look at nothing else.
+        (matchers, format!("/docker/{ID}"), None),
+        ("", format!("/libpod_parent/libpod-{ID}"), Some((&rootful, "/v1.41"))),
+        ("", format!("/user-1000.slice/user@1000.service/libpod-{ID}.scope"), Some((&rootless, "/v1.41"))),
+        ("", "/user.slice".to_owned(), None),
+    ];
+    for (data, cgroup, expected) in table {
+        let before = [&engine, &rootful, &rootless].map(|web| web.seen().len()).iter().sum::<usize>();
+        let found = attest(&attestor(folder.path(), data, &cgroup)).await.unwrap();
+        match expected {
+            None => {
+                assert!(found.is_empty(), "{found:?}");
+                assert_eq!(
+                    [&engine, &rootful, &rootless].map(|web| web.seen().len()).iter().sum::<usize>(),
+                    before
+                );
+            }
+            Some((web, version)) => {
+                assert_eq!(found, SELECTORS, "{cgroup}");
+                let seen = web.seen();
+                assert_eq!(seen[seen.len() - 2].target, format!("{version}/containers/{ID}/json"));
+                assert_eq!(seen[seen.len() - 1].target, format!("{version}/images/blog/x:1/json"));
+                assert_eq!(seen[seen.len() - 1].header("host"), Some("api.moby.localhost"));
+            }
+        }
+    }
+    // A process that is gone is in no container.
+    assert_eq!(attestor(folder.path(), "", "/").attest(8).await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn an_engine_over_tcp_and_one_without_images() {
+    let web = Web::start(None, |request| match request.target.contains("/images/") {
+        true => Answer::Json(500, "{}".to_owned()),
+        false => container(request),
+    });
+    let web = web.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut docker = attestor(folder.path(), "", &format!("/docker/{ID}"));
+    docker.engine = super::Engine::new(&format!("tcp://127.0.0.1:{}", web.port()), None).unwrap();
+    assert_eq!(attest(&docker).await.unwrap(), SELECTORS[..5]);
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_know_is_asked_four_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let docker = attestor(folder.path(), "docker_version = \"1.41\"", "/x");
+    let unknown = ID.replace('0', "1");
+    std::fs::write(folder.path().join("7/cgroup"), format!("0::/docker/{unknown}\n")).unwrap();
+    let shown = format!("unix://{}", socket.display());
+    let (kind, found) = attest(&docker).await.unwrap_err();
+    let missing = format!(
+        "failed to connect to the docker API at {shown}; check if the path is correct and if the daemon is running: dial \
+         unix {}: connect: no such file or directory",
+        socket.display()
+    );
+    assert_eq!((kind, found), (ErrorKind::Unknown, missing));
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let (_, found) = attest(&docker).await.unwrap_err();
+    assert_eq!(
+        found,
+        format!("Cannot connect to the Docker daemon at {shown}. Is the docker daemon running?")
+    );
+    std::fs::remove_file(&socket).unwrap();
+    let web = Web::start_unix(&socket, container).unwrap();
+    let (_, found) = attest(&docker).await.unwrap_err();
+    assert_eq!(
+        found,
+        format!("Error response from daemon: No such container: /v1.41/containers/{unknown}/json")
+    );
+    assert_eq!(web.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn nonsense_of_an_engine_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = attestor(folder.path(), "docker_version = \"1.41\"", &format!("/docker/{ID}"));
+    let table = [
+        (Answer::Json(200, "x".to_owned()), "error reading JSON: "),
+        (Answer::Json(200, "{}".to_owned()), "error reading JSON: missing field `Config`"),
+        (
+            Answer::Json(500, "x".to_owned()),
+            "Error response from daemon: API returned a 500 (Internal Server Error)",
+        ),
+        (Answer::Raw(b"nonsense\r\n\r\n".to_vec()), "error during connect: "),
+        (Answer::Raw(Vec::new()), "error during connect: "),
+    ];
+    for (answer, message) in table {
+        let socket = folder.path().join("docker.sock");
+        let _ = std::fs::remove_file(&socket);
+        let _web = Web::start_unix(&socket, move |_| answer.clone()).unwrap();
+        let (_, found) = attest(&docker).await.unwrap_err();
+        assert!(found.starts_with(message), "{found}");
+    }
+    let mut matched = attestor(
+        folder.path(),
+        "use_new_container_locator = false\ncontainer_id_cgroup_matchers = [\"/mine/<id>\"]",
+        "/mine/..",
+    );
+    matched.settings.version = None;
+    let (_, found) = attest(&matched).await.unwrap_err();
+    assert_eq!(found, "invalid container name or ID: \"..\"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_delays_only_who_needs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nobody accepts; what is sent stays in the socket.
+    let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("docker.sock")).unwrap();
+    let docker = attestor(folder.path(), "", "/user.slice");
+    let start = Instant::now();
+    assert_eq!(attest(&docker).await, Ok(vec![]));
+    std::fs::write(folder.path().join("7/cgroup"), format!("0::/docker/{ID}\n")).unwrap();
+    let late = (ErrorKind::DeadlineExceeded, "context deadline exceeded".to_owned());
+    assert_eq!(attest(&docker).await, Err(late));
+    // The agent waits for 60 s in all.
+    assert!(start.elapsed().as_secs() < 60);
 }

@@ -3,6 +3,7 @@
 mod agents;
 mod apis;
 mod attestors;
+mod containers;
 mod crash;
 mod dev;
 mod federation;
@@ -11,6 +12,7 @@ mod forced_rotation;
 mod harness;
 mod hostile;
 mod interop;
+mod kubernetes;
 mod namespaces;
 mod nested;
 mod peers;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         agents::cases(),
         apis::cases(),
         attestors::cases(),
+        containers::cases(),
         crash::cases(),
         dev::cases(),
         federation::cases(),
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         forced_rotation::cases(),
         hostile::cases(),
         interop::cases(),
+        kubernetes::cases(),
         namespaces::cases(),
         nested::cases(),
         peers::cases(),

@@ -3,7 +3,7 @@
 use libtest_mimic::{Failed, Trial};
 use spire_testkit::swtpm;
 
-use crate::harness::{inside, peer, programs};
+use crate::harness::{cgroup, inside, peer, programs};
 
 /// How a test ends.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -19,6 +19,12 @@ pub(crate) enum Need {
     Namespaces,
     /// Other users for workloads, which takes root.
     Root,
+    /// Control groups that the test may make, which takes root.
+    Cgroups,
+    /// The Docker engine and its command.
+    Docker,
+    /// Podman with runc.
+    Podman,
     /// The `openssl` command.
     Openssl,
     /// An ACME authority.
@@ -49,6 +55,9 @@ impl Need {
             }
             Self::Namespaces => inside::missing(),
             Self::Root => (!rustix::process::getuid().is_root()).then(|| "not root".to_owned()),
+            Self::Cgroups => cgroup::missing(),
+            Self::Docker => ["dockerd", "docker"].into_iter().find_map(peer::missing_program),
+            Self::Podman => ["podman", "runc"].into_iter().find_map(peer::missing_program),
             Self::Openssl => peer::missing_program("openssl"),
             Self::Pebble => peer::missing_program("pebble"),
             Self::Go => peer::missing_program("go"),

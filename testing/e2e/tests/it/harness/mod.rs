@@ -1,6 +1,7 @@
 //! What all tests here share: the programs under test, a site that they run in, what a test needs, and peers.
 
 pub(crate) mod case;
+pub(crate) mod cgroup;
 pub(crate) mod http;
 pub(crate) mod inside;
 pub(crate) mod level;

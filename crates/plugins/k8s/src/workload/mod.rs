@@ -1,0 +1,223 @@
+//! WorkloadAttestor `k8s`: which pod and container a process is in, as the kubelet of this node knows them
+//! (pkg/agent/plugin/workloadattestor/k8s).
+
+mod kubelet;
+mod legacy;
+mod namespaces;
+mod pods;
+mod selectors;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use spire_containers::Locator;
+use spire_core::spiffe::Selector;
+use spire_ports::plugins::catalog::Configuration;
+use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor};
+
+use crate::api::Cluster;
+use crate::api::objects::Pod;
+use legacy::Place;
+use namespaces::Namespaces;
+use pods::{Listing, Pods, Reloading};
+use settings::Settings;
+
+const NAME: &str = "k8s";
+
+/// The longest that a workload is looked for, however slow the kubelet is. The agent gives all its attestors 60 s; what the
+/// others found shall still count.
+const SEARCH_MAX: Duration = Duration::from_secs(50);
+
+/// The attestor.
+pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn WorkloadAttestor>> {
+    let settings = settings::read(&configuration)?;
+    if settings.use_new_locator {
+        tracing::info!(
+            external = false,
+            plugin_name = NAME,
+            plugin_type = "WorkloadAttestor",
+            "Using the new container locator"
+        );
+    } else {
+        tracing::warn!(
+            external = false,
+            plugin_name = NAME,
+            plugin_type = "WorkloadAttestor",
+            "Using the legacy container locator. This option will be removed in a future release."
+        );
+    }
+    let pods = match &settings.kubelet {
+        None => None,
+        Some(kubelet) => {
+            let interval = kubelet.poll_retry_interval;
+            let source = Reloading::load(kubelet.clone()).await;
+            Some(Pods::new(source.map_err(|error| configuration.invalid(error))?, interval))
+        }
+    };
+    Ok(Arc::new(Kubernetes {
+        locator: Locator::new(NAME, true, settings.verbose_locator),
+        namespaces: Namespaces::new(Cluster::Ambient, settings.api_cache),
+        pods,
+        settings,
+    }))
+}
+
+struct Kubernetes {
+    settings: Settings,
+    locator: Locator,
+    /// Nothing where the kubelet is not to be asked.
+    pods: Option<Pods>,
+    namespaces: Namespaces,
+}
+
+fn failed(kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error::new(kind, (PluginType::WorkloadAttestor, NAME), message)
+}
+
+#[async_trait]
+impl WorkloadAttestor for Kubernetes {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
+        let Some(pods) = &self.pods else {
+            return Err(failed(ErrorKind::FailedPrecondition, "kubelet client is disabled"));
+        };
+        let Some(place) = self.place(pid).await? else { return Ok(Vec::new()) };
+        let mut last = None;
+        let search = tokio::time::timeout(SEARCH_MAX, self.search(pods, &place, &mut last)).await;
+        let values = search.unwrap_or_else(|_| {
+            let message = last.unwrap_or_else(|| "the kubelet does not answer".to_owned());
+            Err(failed(ErrorKind::Unavailable, message))
+        })?;
+        let selector = |value| {
+            Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()))
+        };
+        values.into_iter().map(selector).collect()
+    }
+}
+
+impl Kubernetes {
+    /// Where the process is; nothing for one that is in no container.
+    async fn place(&self, pid: i32) -> Result<Option<Place>> {
+        if self.settings.use_new_locator {
+            let located = self.locator.locate(pid).await;
+            let located = located.map_err(|error| failed(error.kind(), error.to_string()))?;
+            return Ok(located.container.map(|container| Place {
+                pod_uid: container.pod_uid().map(str::to_owned),
+                container_id: container.id().to_owned(),
+            }));
+        }
+        let paths = self.locator.cgroups(pid).await;
+        let paths = paths.map_err(|error| failed(error.kind(), error.to_string()))?;
+        legacy::locate(&paths).map_err(|error| failed(ErrorKind::FailedPrecondition, error))
+    }
+
+    /// Looks for the container until the kubelet knows it: a container may run before the kubelet says so. `last` is what was
+    /// wrong the last time.
+    async fn search(
+        &self,
+        pods: &Pods,
+        place: &Place,
+        last: &mut Option<String>,
+    ) -> Result<BTreeSet<String>> {
+        let mut version = 0;
+        for attempt in 1.. {
+            let answer = pods.newer_than(version).await;
+            if let Ok(listing) = &answer {
+                version = listing.version;
+                if let Some(values) = self.look(listing, place).await? {
+                    return Ok(values);
+                }
+            }
+            let error = answer.err();
+            let is_last = attempt >= self.settings.max_poll_attempts;
+            self.report(place, attempt, error.as_deref(), is_last);
+            match error {
+                Some(error) if is_last => return Err(failed(ErrorKind::Unavailable, error)),
+                None if is_last => break,
+                error => *last = error,
+            }
+        }
+        Err(failed(ErrorKind::DeadlineExceeded, "no selectors found after max poll attempts"))
+    }
+
+    fn report(&self, place: &Place, attempt: u32, error: Option<&str>, is_last: bool) {
+        let pod_uid = place.pod_uid.as_deref().unwrap_or_default();
+        let container_id = place.container_id.as_str();
+        macro_rules! line {
+            ($level:ident, $text:literal $(, $field:ident = $value:expr)*) => {
+                tracing::$level!(
+                    external = false, plugin_name = NAME, plugin_type = "WorkloadAttestor",
+                    pod_uid, container_id, attempt $(, $field = $value)*, $text
+                )
+            };
+        }
+        let interval = self.settings.kubelet.as_ref().map(|kubelet| kubelet.poll_retry_interval);
+        let interval = spire_compat::duration::GoDuration::from(interval.unwrap_or_default()).to_string();
+        match (error, is_last) {
+            (Some(error), true) => line!(warn, "Unable to get pod list; giving up", error = error),
+            (Some(error), false) => line!(
+                warn,
+                "Unable to get pod list; will retry after backoff",
+                error = error,
+                retry_interval = interval
+            ),
+            (None, true) => line!(warn, "Container id not found; giving up"),
+            (None, false) => {
+                line!(debug, "Container id not found; will retry after backoff", retry_interval = interval);
+            }
+        }
+    }
+
+    /// What a list says of the place, if it has it.
+    async fn look(&self, listing: &Listing, place: &Place) -> Result<Option<BTreeSet<String>>> {
+        let candidates: Vec<&Pod> = match &place.pod_uid {
+            Some(uid) => listing.pods.get(uid).into_iter().collect(),
+            None => listing.pods.values().collect(),
+        };
+        let mut found = None;
+        for pod in candidates {
+            let values = match selectors::container(pod, &place.container_id) {
+                Some(status) => {
+                    let mut values = selectors::of_pod(pod);
+                    if self.settings.container_selectors {
+                        values.extend(selectors::of_container(status));
+                    }
+                    values
+                }
+                // The container may not be ready; where containers do not count, its pod is enough.
+                None if place.pod_uid.is_some() && !self.settings.container_selectors => {
+                    selectors::of_pod(pod)
+                }
+                None => continue,
+            };
+            if found.replace((pod, values)).is_some() {
+                tracing::warn!(
+                    external = false,
+                    plugin_name = NAME,
+                    plugin_type = "WorkloadAttestor",
+                    container_id = place.container_id,
+                    "Two pods found with same container Id"
+                );
+                return Err(failed(ErrorKind::Internal, "two pods found with same container Id"));
+            }
+        }
+        let Some((pod, mut values)) = found else { return Ok(None) };
+        if self.settings.namespace_labels {
+            let namespace = &pod.metadata.namespace;
+            let labels = self.namespaces.labels(namespace).await.map_err(|error| {
+                let message = format!("unable to get namespace labels for {namespace:?}: {error}");
+                failed(ErrorKind::Internal, message)
+            })?;
+            values.extend(selectors::of_namespace(&labels));
+        }
+        Ok(Some(values))
+    }
+}
