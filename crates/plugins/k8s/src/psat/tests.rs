@@ -114,17 +114,18 @@ async fn a_good_token_names_the_node() {
     assert_eq!(review["spec"], json!({"token": "good"}));
 }
 
-#[tokio::test]
-async fn tokens_that_are_not_good_are_refused() {
+type Change = Box<dyn FnOnce(&mut Cluster)>;
+
+/// What a cluster may say, and what becomes of it.
+fn refusals() -> Vec<(Change, ErrorKind, String)> {
     use ErrorKind::{Internal, PermissionDenied};
     let change = |pointer: &'static str, value: Value| {
         move |cluster: &mut Cluster| *cluster.tokens[0].1.pointer_mut(pointer).unwrap() = value
     };
-    type Change = Box<dyn FnOnce(&mut Cluster)>;
     let user = "failed to parse username from token review status for cluster \"demo\": ";
     let pod_name = "/user/extra/authentication.kubernetes.io~1pod-name";
     let pod_uid = "/user/extra/authentication.kubernetes.io~1pod-uid";
-    let table: Vec<(Change, ErrorKind, String)> = vec![
+    vec![
         (
             Box::new(|cluster| cluster.tokens.clear()),
             Internal,
@@ -204,9 +205,13 @@ async fn tokens_that_are_not_good_are_refused() {
             Internal,
             "node UID is empty for cluster \"demo\"".to_owned(),
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn tokens_that_are_not_good_are_refused() {
     let site = Site::new();
-    for (change, kind, message) in table {
+    for (change, kind, message) in refusals() {
         site.api.change(|cluster| *cluster = Cluster::with_agent("good"));
         site.api.change(change);
         assert_eq!(refusal(site.attest(ALLOWED, "good").await), (kind, message));

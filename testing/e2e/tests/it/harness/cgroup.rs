@@ -41,10 +41,10 @@ impl Cgroup {
         let mut folders = Vec::new();
         for part in path.split('/') {
             folder = folder.join(part);
-            if let Err(error) = fs::create_dir(&folder) {
-                if error.kind() != std::io::ErrorKind::AlreadyExists {
-                    return Err(Error::doing(folder.display(), error));
-                }
+            if let Err(error) = fs::create_dir(&folder)
+                && error.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                return Err(Error::doing(folder.display(), error));
             }
             folders.push(folder.clone());
         }
