@@ -25,6 +25,17 @@ const DESCRIBED: &[&str] = &[
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
 ];
+/// Descriptors of what the agent's admin and broker sockets serve by reflection.
+const AGENT_DESCRIPTORS: &str = "agent_sockets.descriptors.bin";
+const AGENT_DESCRIBED: &[&str] = &[
+    "spire/api/agent/debug/v1/debug.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
+    "spire/api/agent/logger/v1/logger.proto",
+    "spiffe/broker/api.proto",
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+    "grpc/reflection/v1alpha/reflection.proto",
+];
 /// Descriptors of the server's services, for policies that look into requests.
 const SERVER_DESCRIPTORS: &str = "server_api.descriptors.bin";
 const SERVER_SERVICES: &[&str] =
@@ -36,6 +47,8 @@ const SECRET: &[&str] = &[
     ".JWTSVID",
     ".WITSVID",
     ".ValidateJWTSVIDRequest",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.JWTSVID",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JWTSVID",
     ".spire.api.types.JoinToken",
@@ -133,6 +146,7 @@ fn generate(root: &Path) -> Result<Files> {
     // The second run needs the shared packages to know their messages, and generates nothing for them.
     files.extend(rust(config(true), descriptors)?);
     files.insert(DESCRIPTORS.to_owned(), described(&proto, DESCRIBED)?);
+    files.insert(AGENT_DESCRIPTORS.to_owned(), described(&proto, AGENT_DESCRIBED)?);
     files.insert(SERVER_DESCRIPTORS.to_owned(), described(&proto, &server_files())?);
     Ok(files)
 }

@@ -115,7 +115,7 @@ async fn serve(config: AgentConfig, flags: AgentFlags, log: LogHandle) -> i32 {
     let stop = CancellationToken::new();
     let health = HealthChecks::new();
     let events = Events::new();
-    let mut operations = Operations::default();
+    let mut operations = Operations { log: Some(log.level.clone()), ..Operations::default() };
     let telemetry = match telemetry(&config, &operations) {
         Ok(telemetry) => telemetry,
         Err(error) => return crashed(&error),

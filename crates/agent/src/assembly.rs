@@ -52,12 +52,6 @@ pub enum RunError {
     /// It could not start or go on.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// A setting that this agent does not have yet.
-    #[error("{key}: not built yet; remove it from the configuration or keep SPIRE for it")]
-    NotBuilt {
-        /// The setting.
-        key: &'static str,
-    },
 }
 
 /// Runs an agent until `stop` is cancelled.
@@ -65,7 +59,6 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it cannot start or cannot go on.
 pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToken) -> Result<(), RunError> {
-    refuse_what_is_not_built(&config)?;
     emit_started(&*assembly.metrics, assembly.version, &config.trust_domain);
     runtime::prepare(&config.data_dir, assembly.version)?;
     let host = Host::metrics_only(assembly.metrics.clone());
@@ -114,15 +107,6 @@ async fn reconfigure_on_signal(plugins: Arc<Reconfiguration>, stop: Cancellation
         tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
         plugins.run().await;
     }
-}
-
-/// Refuses what the configuration may ask for and this agent does not do yet, rather than doing without.
-fn refuse_what_is_not_built(config: &AgentConfig) -> Result<(), RunError> {
-    let asked = [
-        ("agent.admin_socket_path", config.admin_socket_path.is_some()),
-        ("agent.experimental.broker", config.broker.is_some()),
-    ];
-    asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |(key, _)| Err(RunError::NotBuilt { key }))
 }
 
 struct Plugins {
@@ -272,6 +256,9 @@ fn options(config: AgentConfig) -> Options {
         server_host: config.server_address,
         server_port: config.server_port,
         socket_path: config.socket_path,
+        admin_socket_path: config.admin_socket_path,
+        authorized_delegates: config.authorized_delegates,
+        broker: config.broker,
         rebootstrap: match config.rebootstrap_mode {
             RebootstrapMode::Never => runtime::Rebootstrap::Never,
             RebootstrapMode::Auto => runtime::Rebootstrap::Auto(config.rebootstrap_delay),

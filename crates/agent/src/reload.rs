@@ -20,6 +20,8 @@ pub struct Operations {
     pub identity: Arc<Identity>,
     /// Gets the authorities that the agent trusts.
     pub trust: Arc<LateTrust>,
+    /// The level of the log, for the Logger API.
+    pub log: Option<LogLevel>,
     /// Where a new configuration comes from; `None` for an agent that keeps its first.
     pub reload: Option<Reload>,
 }
@@ -27,7 +29,7 @@ pub struct Operations {
 impl Operations {
     pub(crate) fn live(&self) -> Live {
         let (identity, trust) = (Arc::clone(&self.identity), Arc::clone(&self.trust));
-        Live { identity, trust, ..Live::default() }
+        Live { identity, trust, log: self.log.clone(), ..Live::default() }
     }
 }
 

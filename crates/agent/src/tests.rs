@@ -29,6 +29,7 @@ use crate::fixture::{
 };
 use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run, start};
 
+mod admin;
 mod stores;
 mod wit;
 

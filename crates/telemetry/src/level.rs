@@ -125,7 +125,8 @@ pub struct LogLevel {
 }
 
 impl LogLevel {
-    pub(crate) fn new(launch: Level) -> Self {
+    /// A level of its own, which no log follows yet.
+    pub fn new(launch: Level) -> Self {
         let level = || Arc::new(AtomicU8::new(launch as u8));
         Self { current: level(), launch: level() }
     }

@@ -33,6 +33,10 @@ macro_rules! generated {
 /// reference's, since reflection shows them.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/workload_socket.descriptors.bin");
 
+/// Descriptors of the services on the agent's admin and broker sockets, with their imports: an encoded
+/// `google.protobuf.FileDescriptorSet`, dependencies first.
+pub const AGENT_SOCKETS_DESCRIPTORS: &[u8] = include_bytes!("generated/agent_sockets.descriptors.bin");
+
 /// Descriptors of the services on the server's sockets, with their imports: an encoded
 /// `google.protobuf.FileDescriptorSet`. A policy that a user gives sees requests through it.
 pub const SERVER_API_DESCRIPTORS: &[u8] = include_bytes!("generated/server_api.descriptors.bin");
@@ -133,6 +137,8 @@ pub mod api {
 generated! {
     /// The SPIFFE Workload API: service `SpiffeWorkloadAPI`, without a package.
     workload = "workload";
+    /// The SPIFFE Broker API (`spiffe.broker`).
+    broker = "spiffe.broker";
     /// `grpc.health.v1`
     health = "grpc.health.v1";
     /// Statuses with typed details, as the `grpc-status-details-bin` trailer carries them (`google.rpc`).

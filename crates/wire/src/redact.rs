@@ -6,7 +6,7 @@ use std::fmt;
 use crate::api::agent::delegatedidentity::v1 as delegated;
 use crate::api::server::agent::v1 as agent;
 use crate::api::types;
-use crate::{plugin, stored, workload};
+use crate::{broker, plugin, stored, workload};
 
 /// Stands where a secret would be; an empty field shows as empty, which helps when debugging.
 struct Redacted(usize);
@@ -36,6 +36,8 @@ redact! {
     workload::Jwtsvid: "Jwtsvid" { spiffe_id, hint | svid }
     workload::Witsvid: "Witsvid" { spiffe_id, hint | wit_svid, wit_svid_key }
     workload::ValidateJwtsvidRequest: "ValidateJwtsvidRequest" { audience | svid }
+    broker::X509svid: "X509svid" { spiffe_id, x509_svid, bundle, hint | x509_svid_key }
+    broker::Jwtsvid: "Jwtsvid" { spiffe_id, hint | svid }
     types::AttestationData: "AttestationData" { r#type | payload }
     types::Jwtsvid: "Jwtsvid" { id, expires_at, issued_at, hint | token }
     types::JoinToken: "JoinToken" { expires_at | value }

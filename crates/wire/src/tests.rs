@@ -7,7 +7,7 @@ use prost::{Message, Name};
 use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
 
-use crate::{FILE_DESCRIPTOR_SET, api, health, push, reflection, stored, workload};
+use crate::{FILE_DESCRIPTOR_SET, api, broker, health, push, reflection, stored, workload};
 
 #[test]
 fn services_have_the_names_of_the_reference() {
@@ -35,6 +35,7 @@ fn services_have_the_names_of_the_reference() {
             "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
         ),
         (<a::logger::v1::logger_server::LoggerServer<()> as NamedService>::NAME, "spire.api.agent.logger.v1.Logger"),
+        (<broker::api_server::ApiServer<()> as NamedService>::NAME, "spiffe.broker.API"),
         (<health::health_server::HealthServer<()> as NamedService>::NAME, "grpc.health.v1.Health"),
         (
             <reflection::v1::server_reflection_server::ServerReflectionServer<()> as NamedService>::NAME,

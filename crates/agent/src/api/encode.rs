@@ -11,8 +11,10 @@ use spire_core::svids::{View, X509Svid, first_of_each_hint};
 use spire_wire::workload::{
     JwtBundlesResponse, WitBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse,
 };
+use tonic::Status;
 
 use super::grpc::Framed;
+use crate::runtime::Bundles;
 
 /// The answers that were made from a view so far; an error is the text that says why there is none.
 #[derive(Debug, Default)]
@@ -103,17 +105,32 @@ fn wit_bundles(view: &View) -> Result<WitBundlesResponse, bundle_doc::BundleDocE
     Ok(WitBundlesResponse { bundles })
 }
 
+/// The X.509 authorities of all bundles, concatenated DER by trust domain ID.
+pub(super) fn x509_documents(bundles: &Bundles) -> BTreeMap<String, Bytes> {
+    bundles.values().map(|bundle| (bundle.trust_domain.id_string(), x509_roots(bundle))).collect()
+}
+
+/// The JWT authorities of all bundles, a JWK set by trust domain ID.
+pub(super) fn jwt_documents(bundles: &Bundles) -> Result<BTreeMap<String, Bytes>, Status> {
+    let one = |bundle: &Arc<Bundle>| {
+        let document = bundle_doc::marshal(bundle, Format::JWT_JWKS)?;
+        Ok((bundle.trust_domain.id_string(), document.into()))
+    };
+    let all: Result<_, bundle_doc::BundleDocError> = bundles.values().map(one).collect();
+    all.map_err(|error| Status::unknown(error.to_string()))
+}
+
 /// One's own bundle, and the others for whoever has an identity.
 pub(super) fn visible(view: &View) -> impl Iterator<Item = &Bundle> {
     let federated = view.federated.iter().filter(|_| view.has_identity());
     std::iter::once(&view.bundle).chain(federated).map(|bundle| &**bundle)
 }
 
-fn x509_roots(bundle: &Bundle) -> Bytes {
+pub(super) fn x509_roots(bundle: &Bundle) -> Bytes {
     concat(bundle.x509_authorities.iter().map(|a| &a.der))
 }
 
-fn concat<'a>(parts: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
+pub(super) fn concat<'a>(parts: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     let mut all = BytesMut::new();
     for part in parts {
         all.extend_from_slice(part);

@@ -1,8 +1,12 @@
-//! The Workload API's socket: the SPIFFE Workload API, gRPC health and gRPC reflection.
+//! The agent's sockets: that of the Workload API with gRPC health and reflection, the admin socket, and the brokers'.
 
+mod admin;
+mod broker;
 pub mod encode;
+mod follow;
 pub(crate) mod grpc;
 mod health;
+mod observed;
 mod reflection;
 mod workload;
 
@@ -15,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runtime::{AgentError, Core, Event, WorkloadAttestation};
 
+pub use admin::AdminSocket;
+pub use broker::BrokerSockets;
 pub use health::AgentHealth;
+use workload::seconds_left;
 
 /// The APIs' name in the log, as tools that wait for the agent know it.
 fn api_names(disable_workload_api: bool, disable_sds_api: bool) -> &'static str {

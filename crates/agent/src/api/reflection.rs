@@ -26,7 +26,12 @@ pub(super) struct Descriptors {
 impl Descriptors {
     /// Those of the workload socket. The set is generated and tested, so it can be read.
     pub(super) fn new() -> Self {
-        let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
+        Self::of(FILE_DESCRIPTOR_SET)
+    }
+
+    /// Those of an encoded set.
+    pub(super) fn of(set: &[u8]) -> Self {
+        let set = FileDescriptorSet::decode(set).unwrap_or_default();
         let mut descriptors = Self { files: HashMap::new(), symbols: HashMap::new() };
         for file in set.file {
             descriptors.add(&file);

@@ -25,6 +25,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+pub(super) use self::calls::seconds_left;
 use self::calls::{Measured, Rpc};
 use super::grpc;
 use crate::runtime::{Core, RateLimits, Served, Subscription, WorkloadAttestation, selector_text};
@@ -257,7 +258,7 @@ impl Caller {
     }
 }
 
-fn stopping() -> Status {
+pub(super) fn stopping() -> Status {
     Status::unavailable("transport is closing")
 }
 

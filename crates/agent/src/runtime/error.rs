@@ -58,6 +58,20 @@ pub enum AgentError {
     /// The socket cannot be made.
     #[error("create UDS listener: {0}")]
     Bind(#[from] BindError),
+    /// The admin socket cannot be made.
+    #[error("error creating UDS listener: {0}")]
+    AdminBind(#[source] BindError),
+    /// The Broker API is asked for and nobody may call it.
+    #[error("at least one broker is required")]
+    NoBrokers,
+    /// A socket of the Broker API cannot be made.
+    #[error("failed to listen on broker address {address}: {reason}")]
+    BrokerBind {
+        /// The address, quoted.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// The APIs stopped by themselves.
     #[error("{0}")]
     Serve(String),

@@ -4,14 +4,14 @@
 //! a known group reads an atomic pointer and takes that group's own lock for a moment; the cache's lock is
 //! taken only for a selector set that was not seen for a minute.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use spire_core::model::EntryId;
-use spire_core::spiffe::Selectors;
+use spire_core::model::{Entry, EntryId};
+use spire_core::spiffe::{Bundle, Selectors, TrustDomain};
 use spire_core::svids::{Delta, Effect, Jitter, Stale, View, X509Cache, X509Svid};
 use spire_core::time::Timestamp;
 use spire_ports::observe::{Label, Metrics, names};
@@ -32,6 +32,8 @@ const GROUPS_MAX: usize = 4096;
 pub struct Identities {
     cache: Mutex<X509Cache>,
     groups: ArcSwap<HashMap<Selectors, Arc<Group>>>,
+    /// All bundles that are known; none when the agent stops.
+    bundles: watch::Sender<Option<Bundles>>,
     /// Set once, when the agent stops.
     closed: std::sync::atomic::AtomicBool,
     /// There are SVIDs to fetch.
@@ -40,6 +42,9 @@ pub struct Identities {
     metrics: Arc<dyn Metrics>,
     events: Events,
 }
+
+/// The bundles that are known, the agent's own among them.
+pub type Bundles = Arc<BTreeMap<TrustDomain, Arc<Bundle>>>;
 
 /// The workloads of one selector set.
 pub(super) struct Group {
@@ -76,6 +81,7 @@ impl Identities {
     /// Serves from this cache.
     pub fn new(cache: X509Cache, clock: Clock, metrics: Arc<dyn Metrics>, events: Events) -> Arc<Self> {
         Arc::new(Self {
+            bundles: watch::Sender::new(Some(Arc::new(cache.bundles().clone()))),
             cache: Mutex::new(cache),
             groups: ArcSwap::default(),
             closed: std::sync::atomic::AtomicBool::new(false),
@@ -113,6 +119,16 @@ impl Identities {
         let group = self.group(selectors);
         group.users.lock().last_use = self.clock.now();
         group.view.borrow().clone()
+    }
+
+    /// The entries that workloads with these selectors match, by entry ID.
+    pub fn matching(&self, selectors: &Selectors) -> Vec<Arc<Entry>> {
+        self.cache.lock().matching(selectors)
+    }
+
+    /// Follows all bundles that are known; `None` comes when the agent stops.
+    pub fn bundles(&self) -> watch::Receiver<Option<Bundles>> {
+        self.bundles.subscribe()
     }
 
     /// Takes what a sync found.
@@ -191,6 +207,7 @@ impl Identities {
         for group in self.groups.load().values() {
             group.view.send_replace(None);
         }
+        self.bundles.send_replace(None);
         drop(cache);
     }
 
@@ -268,6 +285,7 @@ impl Identities {
     fn publish(&self, cache: &X509Cache, effects: Vec<Effect>) {
         let groups = self.groups.load();
         let mut counts = [0_u16; 3];
+        let mut bundles_changed = false;
         for effect in effects {
             match &effect {
                 Effect::ViewChanged(selectors) => {
@@ -283,11 +301,15 @@ impl Identities {
                 Effect::BundleAdded(domain)
                 | Effect::BundleUpdated(domain)
                 | Effect::BundleRemoved(domain) => {
+                    bundles_changed = true;
                     self.events.emit(|| Event::BundleChanged(domain.clone()));
                 }
                 Effect::SvidUpdated(_) | Effect::SvidEvicted(_) => {}
             }
             log(&effect);
+        }
+        if bundles_changed && !self.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            self.bundles.send_replace(Some(Arc::new(cache.bundles().clone())));
         }
         let counters = [
             names::agent::LRU_CACHE_ENTRY_ADD,
@@ -350,7 +372,7 @@ impl Drop for Subscription {
 }
 
 /// Selectors as Go prints their protobufs in logs: `[type:"unix" value:"uid:0" type:…]`.
-pub(super) fn selector_list(selectors: &Selectors) -> String {
+pub(crate) fn selector_list(selectors: &Selectors) -> String {
     let items: Vec<String> =
         selectors.iter().map(|s| format!("type:{:?} value:{:?}", s.kind(), s.value())).collect();
     format!("[{}]", items.join(" "))

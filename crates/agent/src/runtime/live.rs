@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use spire_net::tls::{Identity, LateTrust};
+use spire_telemetry::LogLevel;
 
 use super::options::RateLimits;
 
@@ -16,4 +17,6 @@ pub struct Live {
     pub trust: Arc<LateTrust>,
     /// Limits of the Workload API that replace those of the options.
     pub rate_limits: Arc<ArcSwapOption<RateLimits>>,
+    /// The level of the log; without it the Logger API is not served.
+    pub log: Option<LogLevel>,
 }

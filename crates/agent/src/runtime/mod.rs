@@ -37,7 +37,7 @@ pub use clock::Clock;
 pub use convert::ConvertError;
 pub use error::AgentError;
 pub use events::{Event, Events};
-pub use identities::{Identities, Served, Subscription};
+pub use identities::{Bundles, Identities, Served, Subscription};
 pub use keys::CsrError;
 pub use live::Live;
 pub use options::{
@@ -50,7 +50,7 @@ pub use status::{Verdict, code_name};
 pub use storage::StorageError;
 pub use workload::{AttestorFailed, WorkloadAttestation, WorkloadError};
 
-pub(crate) use identities::selector_text;
+pub(crate) use identities::{selector_list, selector_text};
 pub(crate) use run::prepare;
 #[cfg(test)]
 pub(crate) use run::start;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use spire_core::pki::KeyType;
-use spire_core::spiffe::TrustDomain;
+use spire_core::spiffe::{SpiffeId, TrustDomain};
+
+use crate::config::BrokerConfig;
 
 /// Settings of one agent. The binary fills it from the configuration file and flags.
 #[derive(Clone, Debug)]
@@ -19,6 +21,12 @@ pub struct Options {
     pub server_port: u16,
     /// The Workload API's socket; none serves no workloads (the public endpoint is disabled).
     pub socket_path: Option<PathBuf>,
+    /// The admin APIs' socket; none serves no admin APIs.
+    pub admin_socket_path: Option<PathBuf>,
+    /// Identities of this trust domain whose workloads may ask for those of others.
+    pub authorized_delegates: Vec<SpiffeId>,
+    /// The Broker API; none does not serve it.
+    pub broker: Option<BrokerConfig>,
     /// Where the first trust comes from.
     pub trust_bundle: TrustBundle,
     /// What to do when server and stored bundle do not agree.
@@ -130,6 +138,9 @@ impl Options {
             server_host: String::new(),
             server_port: 0,
             socket_path: None,
+            admin_socket_path: None,
+            authorized_delegates: Vec::new(),
+            broker: None,
             trust_bundle,
             rebootstrap: Rebootstrap::Never,
             sync_interval: DEFAULT_SYNC_INTERVAL,

@@ -24,7 +24,7 @@ use super::shared::{Core, Parts};
 use super::status::Verdict;
 use super::storage::Storage;
 use super::workload::WorkloadAttestation;
-use crate::api::{AgentHealth, WorkloadSocket};
+use crate::api::{AdminSocket, AgentHealth, BrokerSockets, WorkloadSocket};
 
 /// First wait between attempts to attest, and when to give up (pkg/agent: bootstrapBackoffInterval,
 /// bootstrapBackoffMaxElapsedTime, rebootstrapBackoffMaxElapsedTime).
@@ -71,6 +71,9 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     };
     let attestation =
         Arc::new(WorkloadAttestation::new(deps.workload_attestors.clone(), Arc::clone(&deps.metrics)));
+    // Before the workloads' socket, so that who waits for that one finds the others too.
+    let admin = AdminSocket::bind(&core.0, &attestation)?;
+    let broker = BrokerSockets::bind(&core.0, &attestation).await?;
     let socket = WorkloadSocket::new(Arc::clone(&core.0), Arc::clone(&attestation));
     let incoming = socket.bind()?;
     let (core, health) = core;
@@ -100,15 +103,28 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
         stopping.cancel();
         ended
     };
-    let (served, ended) = tokio::join!(
-        async {
-            let served = apis.await;
-            stopping.cancel();
-            served
-        },
-        tasks
-    );
-    ended.and(served)
+    let admin = async {
+        match admin {
+            Some(admin) => stop_after(admin.serve(stopping.clone()), &stopping).await,
+            None => Ok(()),
+        }
+    };
+    let broker = async {
+        match broker {
+            Some(broker) => stop_after(broker.serve(stopping.clone()), &stopping).await,
+            None => Ok(()),
+        }
+    };
+    let (served, ended, admin, broker) =
+        tokio::join!(stop_after(apis, &stopping), tasks, Box::pin(admin), Box::pin(broker));
+    ended.and(served).and(admin).and(broker)
+}
+
+/// Has everything else stop when this ends.
+async fn stop_after<T>(serving: impl Future<Output = T>, stopping: &CancellationToken) -> T {
+    let served = serving.await;
+    stopping.cancel();
+    served
 }
 
 /// Everything before the APIs listen.

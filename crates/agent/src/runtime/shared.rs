@@ -16,6 +16,7 @@ use spire_core::time::Timestamp;
 use spire_net::tls::Identity;
 use spire_ports::observe::{Call, Metrics, names};
 use spire_ports::plugins::{AgentNodeAttestor, SvidStore};
+use spire_telemetry::LogLevel;
 use tokio::sync::Notify;
 
 use super::attest::AgentSvid;
@@ -207,6 +208,21 @@ impl Core {
     /// JWT-SVIDs that are cached.
     pub fn jwt_svid_count(&self) -> usize {
         self.jwt.lock().len()
+    }
+
+    /// X.509-SVIDs that are held for stores.
+    pub fn stored_svid_count(&self) -> usize {
+        self.stores.svid_count()
+    }
+
+    /// The agent's certificate and key, as TLS shows them.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The level of the log, where it can be changed.
+    pub fn log_level(&self) -> Option<&LogLevel> {
+        self.live.log.as_ref()
     }
 
     /// Shows another SVID from now on, stores it, and makes the connection anew.

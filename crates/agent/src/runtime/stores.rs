@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ const RETRY_MAX: Duration = Duration::from_secs(4 * 60);
 pub(super) struct Stores {
     by_name: BTreeMap<String, Arc<dyn SvidStore>>,
     ledger: Mutex<Ledger>,
+    /// SVIDs that are held, for who may not wait for a pass to end.
+    svid_count: AtomicUsize,
     changed: Notify,
 }
 
@@ -97,6 +100,11 @@ impl Stores {
     pub(super) fn new(stores: impl IntoIterator<Item = Arc<dyn SvidStore>>) -> Self {
         let by_name = stores.into_iter().map(|store| (store.name().to_owned(), store)).collect();
         Self { by_name, ..Self::default() }
+    }
+
+    /// SVIDs that are held for stores.
+    pub(super) fn svid_count(&self) -> usize {
+        self.svid_count.load(Ordering::Relaxed)
     }
 
     /// Makes a pass come at once.
@@ -208,6 +216,8 @@ impl Core {
         if let Err(error) = self.sign_for_stores(&mut ledger).await {
             tracing::error!(subsystem_name = "manager", error = %error, "SVID sync failed");
         }
+        let held = ledger.values().filter(|record| record.svid.is_some()).count();
+        self.stores.svid_count.store(held, Ordering::Relaxed);
         for record in ledger.values_mut() {
             self.bring(record, &bundles).await;
         }

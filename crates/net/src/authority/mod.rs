@@ -59,6 +59,11 @@ impl<S> AuthorityGuard<S> {
     pub fn io(&self) -> &S {
         &self.io
     }
+
+    /// Unwraps a connection from which nothing has been read yet.
+    pub(crate) fn into_io(self) -> S {
+        self.io
+    }
 }
 
 impl Inspection {

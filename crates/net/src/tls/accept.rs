@@ -31,7 +31,7 @@ use spire_core::spiffe::SpiffeId;
 
 /// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a
 /// silent client hold its place for as long.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Handshakes in progress. With the 20 s above, silent clients can take all places only by 50 connections a
 /// second from several addresses.
@@ -89,6 +89,27 @@ impl ServerTls {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(identity);
         Ok(Self::finish(config, &[ALPN_H2]))
+    }
+
+    /// For gRPC whose clients must show an X.509-SVID: HTTP/2 only.
+    pub fn mutual_grpc(
+        identity: Arc<Identity>,
+        clients: ClientAuth,
+        policy: TlsPolicy,
+    ) -> Result<Self, TlsSetupError> {
+        let provider = policy.provider();
+        let signatures = provider.signature_verification_algorithms;
+        let verifier = SpiffeVerifier::new(clients.trust, clients.authorize, signatures).mandatory();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(policy.versions())?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(identity);
+        Ok(Self::finish(config, &[ALPN_H2]))
+    }
+
+    /// The library's acceptor, for connections that are not TCP.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
     }
 
     /// For HTTPS, such as the bundle endpoint: HTTP/1.1 and 2, clients show nothing.

@@ -21,6 +21,7 @@ mod key;
 mod peer;
 #[cfg(test)]
 mod tests;
+mod unix;
 mod web;
 
 use std::collections::HashSet;
@@ -41,6 +42,7 @@ pub use self::files::{CertificateFiles, CertificateFilesError};
 pub use self::identity::{Identity, IdentityError};
 pub use self::key::key_signer;
 pub use self::peer::{PeerError, VerifiedPeer};
+pub use self::unix::{TlsUnixConnection, TlsUnixConnector, TlsUnixIncoming, TlsUnixInfo};
 
 /// ALPN name of HTTP/2, which gRPC is.
 pub(crate) const ALPN_H2: &[u8] = b"h2";

@@ -156,6 +156,11 @@ impl UnixConnection {
     pub fn peer(&self) -> &PeerInfo {
         &self.peer
     }
+
+    /// The socket of a connection from which nothing has been read, for TLS.
+    pub(crate) fn into_socket(self) -> (UnixStream, PeerInfo, Permit) {
+        (self.io.into_io(), self.peer, self._permit)
+    }
 }
 
 impl Connected for UnixConnection {

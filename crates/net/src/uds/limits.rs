@@ -69,7 +69,7 @@ struct Counts {
 
 /// The place of one connection, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     gate: Arc<Gate>,
     user: u32,
 }

@@ -19,7 +19,9 @@ use tokio::net::UnixListener;
 
 pub use self::incoming::{UnixConnection, UnixIncoming};
 pub use self::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX, ConnectionLimits, raise_open_file_limit};
-pub use self::peer::{PeerError, PeerInfo};
+pub use self::peer::{PeerError, PeerInfo, PinnedProcess};
+
+pub(crate) use self::limits::Permit;
 
 use spire_compat::errno::errno_text;
 

@@ -126,6 +126,30 @@ impl PeerInfo {
     }
 }
 
+/// A process that somebody named by its id, held so that it can be told later whether the id still means it.
+#[derive(Debug)]
+pub struct PinnedProcess(Pin);
+
+impl PinnedProcess {
+    /// Holds the process that has this id now.
+    ///
+    /// # Errors
+    /// [`PeerError`] when there is none, or it cannot be seen.
+    pub fn open(pid: i32) -> Result<Self, PeerError> {
+        let raw = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(PeerError::NoProcess)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|e| PeerError::Descriptor(e.into()))?;
+        Ok(Self(Pin::new(pid.unsigned_abs(), pidfd)?))
+    }
+
+    /// Succeeds only if that process still runs.
+    ///
+    /// # Errors
+    /// [`PeerError`] when it does not.
+    pub fn check_alive(&self) -> Result<(), PeerError> {
+        self.0.check_alive()
+    }
+}
+
 /// One process, held by descriptors that close with the last connection that shares them.
 #[derive(Debug)]
 struct Pin {

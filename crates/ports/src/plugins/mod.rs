@@ -36,4 +36,4 @@ pub use svid_store::{StoredSvid, SvidStore};
 pub use upstream_authority::{
     JwtAuthorityUpdates, LocalBundle, LocalBundleUpdates, MintedCa, UpstreamAuthority, X509AuthorityUpdates,
 };
-pub use workload_attestor::WorkloadAttestor;
+pub use workload_attestor::{WorkloadAttestor, WorkloadReference};

@@ -19,7 +19,8 @@ use super::load::Line;
 use super::{
     AgentNodeAttestor, Attestation, AttestationStream, BundlePublisher, Challenger, CredentialComposer,
     JwtAuthorityUpdates, JwtSvidAttributes, Key, KeyManager, LocalBundle, MintedCa, NodeAttestor, Notifier,
-    Result, StoredSvid, SvidStore, UpstreamAuthority, WorkloadAttestor, X509CaAttributes, X509SvidAttributes,
+    Result, StoredSvid, SvidStore, UpstreamAuthority, WorkloadAttestor, WorkloadReference, X509CaAttributes,
+    X509SvidAttributes,
 };
 
 /// Takes new plugin data.
@@ -172,6 +173,9 @@ impl WorkloadAttestor for Reloadable<dyn WorkloadAttestor> {
     }
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
         self.0.plugin().attest(pid).await
+    }
+    async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
+        self.0.plugin().attest_reference(reference).await
     }
 }
 

@@ -222,6 +222,6 @@ impl Follower {
 
 /// Seconds until then; negative when it has passed.
 #[expect(clippy::cast_precision_loss, reason = "seconds of a lifetime are exact in f64")]
-pub(super) fn seconds_left(at: Timestamp, now: Timestamp) -> f64 {
+pub(in crate::api) fn seconds_left(at: Timestamp, now: Timestamp) -> f64 {
     at.unix().saturating_sub(now.unix()) as f64
 }
