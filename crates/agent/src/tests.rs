@@ -30,6 +30,7 @@ use crate::fixture::{
 use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run, start};
 
 mod admin;
+mod cache;
 mod stores;
 mod wit;
 

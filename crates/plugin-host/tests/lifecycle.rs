@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use spire_core::spiffe::TrustDomain;
+use spire_core::spiffe::{SpiffeId, TrustDomain};
 use spire_plugin_host::{Limits, PluginHost};
 use spire_plugin_sdk::wire::agent::workloadattestor::v1::workload_attestor_server::{
     WorkloadAttestor as Service, WorkloadAttestorServer,
@@ -18,7 +18,7 @@ use spire_plugin_sdk::{
     Configure, CoreConfiguration, Kind, Plugin, Request, Response, Status, Validation, async_trait,
 };
 use spire_ports::plugins::external::{ExternalPlugin, ExternalPlugins, Launch, Side};
-use spire_ports::plugins::{Error, ErrorKind, Host, PluginType, WorkloadAttestor};
+use spire_ports::plugins::{Error, ErrorKind, Host, PluginType, WorkloadAttestor, WorkloadReference};
 
 fn main() -> ExitCode {
     if let Some(code) = spire_plugin_host::run_if_launcher() {
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         trial("checksums", || run(checksums())),
         trial("another_type_is_not_bound", || run(another_type_is_not_bound())),
         trial("configuration_and_validation", || run(configuration_and_validation())),
+        trial("references", || run(references())),
         trial("a_crash_in_a_call", || run(a_crash_in_a_call())),
         trial("a_kill", || run(a_kill())),
         trial("calls_that_hang", || run(calls_that_hang())),
@@ -73,9 +74,17 @@ impl Service for Attestor {
 
     async fn attest_reference(
         &self,
-        _: Request<AttestReferenceRequest>,
+        request: Request<AttestReferenceRequest>,
     ) -> Result<Response<AttestReferenceResponse>, Status> {
-        Err(Status::unimplemented("no"))
+        let broker = request.metadata().get("spire-agent-broker-caller-id");
+        let broker = broker.map(|id| id.to_str().unwrap_or_default().to_owned());
+        let reference = request.into_inner().reference.unwrap_or_default();
+        if reference.type_url != "t/named" {
+            return Err(Status::unimplemented("no"));
+        }
+        let named = String::from_utf8_lossy(&reference.value).into_owned();
+        let selector_values = vec![named, broker.unwrap_or_default()];
+        Ok(Response::new(AttestReferenceResponse { selector_values }))
     }
 }
 
@@ -263,6 +272,22 @@ async fn configuration_and_validation() -> Result<(), Failed> {
     let failed = attestor.attest(FAIL).await.expect_err("a failure");
     assert_eq!(failed.kind, ErrorKind::ResourceExhausted);
     assert_eq!(failed.to_string(), "workloadattestor(probe): too much");
+    plugin.close().await;
+    Ok(())
+}
+
+/// What a plugin knows itself it answers, with the broker that asks; a process it is asked for by its ID.
+async fn references() -> Result<(), Failed> {
+    let (plugin, attestor) = started(limits()).await?;
+    let ask = async |type_url: &str, pid| {
+        let broker = SpiffeId::parse("spiffe://example.org/broker").ok();
+        let (type_url, value) = (type_url.to_owned(), "pod".into());
+        attestor.attest_reference(&WorkloadReference { type_url, value, pid, broker }).await
+    };
+    let named: Vec<String> = ask("t/named", None).await?.iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["probe:pod", "probe:spiffe://example.org/broker"]);
+    assert_eq!(ask("t/pid", Some(1)).await?[1].value(), "configured one for example.org");
+    assert_eq!(ask("t/other", None).await.expect_err("a failure").kind, ErrorKind::Unimplemented);
     plugin.close().await;
     Ok(())
 }

@@ -109,13 +109,19 @@ impl BrokerSockets {
         let unix = async {
             match unix {
                 Some(incoming) => spire_net::grpc::serve(router(), incoming, stop()).await.map(drop),
-                None => Ok(stop().await),
+                None => {
+                    stop().await;
+                    Ok(())
+                }
             }
         };
         let tcp = async {
             match tcp {
                 Some(incoming) => spire_net::grpc::serve(router(), incoming, stop()).await.map(drop),
-                None => Ok(stop().await),
+                None => {
+                    stop().await;
+                    Ok(())
+                }
             }
         };
         let said = async {

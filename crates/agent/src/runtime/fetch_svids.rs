@@ -68,7 +68,8 @@ impl Core {
             limit,
             "Renewing stale entries"
         );
-        self.count_replaced(&stale);
+        let names = [names::agent::CACHE_MANAGER_EXPIRING_SVIDS, names::agent::CACHE_MANAGER_OUTDATED_SVIDS];
+        self.count_replaced(&stale, names);
         let call = Call::start(&*self.metrics, names::agent::MANAGER_SYNC_FETCH_SVIDS_UPDATES);
         let count = stale.len();
         let result = self.fetch_batch(stale).await;
@@ -77,13 +78,10 @@ impl Core {
     }
 
     /// How many SVIDs are replaced for their age, and how many because what they say changed.
-    fn count_replaced(&self, stale: &[Stale]) {
+    pub(super) fn count_replaced(&self, stale: &[Stale], names: [names::Name; 2]) {
         let held = stale.iter().filter(|wanted| wanted.expires_at.is_some());
         let (expiring, outdated): (Vec<&Stale>, Vec<&Stale>) = held.partition(|wanted| wanted.is_expiring);
-        for (name, count) in [
-            (names::agent::CACHE_MANAGER_EXPIRING_SVIDS, expiring.len()),
-            (names::agent::CACHE_MANAGER_OUTDATED_SVIDS, outdated.len()),
-        ] {
+        for (name, count) in names.into_iter().zip([expiring.len(), outdated.len()]) {
             if count > 0 {
                 self.metrics.add_sample(name, count as f32, &[]);
             }

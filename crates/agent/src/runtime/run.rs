@@ -105,18 +105,17 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     };
     let admin = async {
         match admin {
-            Some(admin) => stop_after(admin.serve(stopping.clone()), &stopping).await,
+            Some(admin) => stop_after(Box::pin(admin.serve(stopping.clone())), &stopping).await,
             None => Ok(()),
         }
     };
     let broker = async {
         match broker {
-            Some(broker) => stop_after(broker.serve(stopping.clone()), &stopping).await,
+            Some(broker) => stop_after(Box::pin(broker.serve(stopping.clone())), &stopping).await,
             None => Ok(()),
         }
     };
-    let (served, ended, admin, broker) =
-        tokio::join!(stop_after(apis, &stopping), tasks, Box::pin(admin), Box::pin(broker));
+    let (served, ended, admin, broker) = tokio::join!(stop_after(apis, &stopping), tasks, admin, broker);
     ended.and(served).and(admin).and(broker)
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use spire_core::model::{Entry, EntryId};
 use spire_core::pki::Certificate;
 use spire_core::pki::chain::is_signed_by_root;
@@ -34,6 +35,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Entries that one call asks SVIDs for.
 const BATCH_MAX: usize = 100;
+
+/// Entries that are brought to their stores at once.
+const PUTS_AT_ONCE: usize = 16;
 
 /// Longest wait before a store, or the server, is asked again for an entry. The reference asks every five seconds.
 const RETRY_MAX: Duration = Duration::from_secs(4 * 60);
@@ -218,9 +222,9 @@ impl Core {
         }
         let held = ledger.values().filter(|record| record.svid.is_some()).count();
         self.stores.svid_count.store(held, Ordering::Relaxed);
-        for record in ledger.values_mut() {
-            self.bring(record, &bundles).await;
-        }
+        // Side by side: a store that hangs or tries for long must not hold up the others.
+        let records = futures_util::stream::iter(ledger.values_mut());
+        records.for_each_concurrent(PUTS_AT_ONCE, |record| self.bring(record, &bundles)).await;
         ledger.retain(|_, record| !record.is_over());
         call.done("OK");
     }
@@ -235,14 +239,27 @@ impl Core {
             return;
         }
         let now = self.clock.now();
+        let call =
+            Call::start(&*self.metrics, names::agent::CACHE_MANAGER_SVID_STORE_PROCESS_TAINTED_X509_SVIDS);
+        let mut count = 0_u16;
         for record in ledger.values_mut() {
             let Some(held) = &record.svid else { continue };
             let chain: Vec<Certificate> =
                 held.svid.chain.iter().filter_map(|der| Certificate::from_der(der.clone()).ok()).collect();
             if is_signed_by_root(&chain, &tainted, now).unwrap_or(false) {
                 record.svid = None;
+                count = count.saturating_add(1);
             }
         }
+        if count == 0 {
+            // A taint stays in the bundle; only what it costs is counted.
+            call.discard();
+            return;
+        }
+        call.done("OK");
+        let name = names::agent::CACHE_MANAGER_TAINTED_X509_SVIDS_SVID_STORE;
+        self.metrics.add_sample(name, f32::from(count), &[]);
+        tracing::info!(subsystem_name = SUBSYSTEM, tainted_x509_svids = count, "Tainted X.509 SVIDs");
     }
 
     /// Has SVIDs signed for the entries that need one and have a store.
@@ -257,6 +274,11 @@ impl Core {
         if stale.is_empty() {
             return Ok(());
         }
+        let names = [
+            names::agent::CACHE_MANAGER_EXPIRING_SVIDS_SVID_STORE,
+            names::agent::CACHE_MANAGER_OUTDATED_SVIDS_SVID_STORE,
+        ];
+        self.count_replaced(&stale, names);
         let count = stale.len();
         tracing::debug!(
             subsystem_name = "manager",

@@ -29,6 +29,7 @@ pub fn agent() -> AgentCatalog {
             feature = "host",
             feature = "docker",
             feature = "k8s",
+            feature = "scone",
             feature = "tpm",
             feature = "systemd"
         )),
@@ -43,6 +44,8 @@ pub fn agent() -> AgentCatalog {
     spire_plugins_docker::register_agent(&mut catalog);
     #[cfg(feature = "k8s")]
     spire_plugins_k8s::register_agent(&mut catalog);
+    #[cfg(feature = "scone")]
+    spire_plugins_scone::register_agent(&mut catalog);
     #[cfg(feature = "tpm")]
     spire_plugins_tpm::register_agent(&mut catalog);
     #[cfg(feature = "systemd")]
@@ -56,6 +59,7 @@ pub fn agent() -> AgentCatalog {
     feature = "host",
     feature = "docker",
     feature = "k8s",
+    feature = "scone",
     feature = "spire",
     feature = "tpm",
     feature = "systemd"
@@ -81,5 +85,6 @@ mod tests {
             agent.workload_attestors.names().collect::<Vec<_>>(),
             ["docker", "k8s", "slurm", "systemd", "unix"]
         );
+        assert_eq!(agent.svid_stores.names().collect::<Vec<_>>(), ["disk", "sconecas_sessionmanager"]);
     }
 }

@@ -1,5 +1,5 @@
 //! Built-in plugins that need nothing but this machine's files: keys in memory and on disk, join tokens,
-//! X.509 proof of possession, an upstream authority on disk and the unique-ID composer.
+//! X.509 proof of possession, an upstream authority on disk, the unique-ID composer and SVIDs stored on disk.
 
 mod agent_path;
 mod http_challenge;
@@ -8,6 +8,7 @@ mod json;
 mod key_manager;
 mod machine;
 mod sshpop;
+mod svid_disk;
 #[cfg(test)]
 mod test_ca;
 #[cfg(test)]
@@ -38,4 +39,5 @@ pub fn register_agent(catalog: &mut AgentCatalog) {
     catalog.node_attestors.add_fixed("join_token", join_token::agent);
     catalog.node_attestors.add("sshpop", sshpop::agent::build);
     catalog.node_attestors.add("x509pop", x509pop::agent::build);
+    catalog.svid_stores.add(svid_disk::NAME, svid_disk::build);
 }

@@ -5,6 +5,7 @@ mod apis;
 mod attestors;
 mod containers;
 mod crash;
+mod delegate;
 mod dev;
 mod federation;
 mod federation_web;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         attestors::cases(),
         containers::cases(),
         crash::cases(),
+        delegate::cases(),
         dev::cases(),
         federation::cases(),
         federation_web::cases(),
