@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use spire_containers::Locator;
 use spire_core::spiffe::Selector;
 use spire_ports::plugins::catalog::Configuration;
-use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor};
+use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor, WorkloadReference};
 
 use crate::api::Cluster;
 use crate::api::objects::Pod;
@@ -100,6 +100,15 @@ impl WorkloadAttestor for Kubernetes {
             Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()))
         };
         values.into_iter().map(selector).collect()
+    }
+
+    /// What a broker may refer to is for `experimental.broker` to say, which is checked and not heeded yet; until then
+    /// nothing is given out on a broker's word.
+    async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
+        match (&reference.broker, reference.pid) {
+            (None, Some(pid)) => self.attest(pid).await,
+            _ => Err(failed(ErrorKind::FailedPrecondition, "references of brokers are not built yet")),
+        }
     }
 }
 
