@@ -315,7 +315,7 @@ async fn composers_follow_each_other_in_order() {
     let wanted = WorkloadX509Params { dns_names: &dns_names, ..params(key.public_key(), &id) };
     let signed = authorities.ca().sign_workload_x509(wanted).await.unwrap();
     assert_eq!(leaf(&signed).dns_names(), ["second.first.start"]);
-    let audience = ["a".to_owned()];
+    let audience = ["mobile".to_owned()];
     let jwt =
         WorkloadJwtParams { spiffe_id: &id, audience: &audience, ttl: Duration::ZERO, include_jti: false };
     let signed = authorities.ca().sign_workload_jwt(jwt).await.unwrap();

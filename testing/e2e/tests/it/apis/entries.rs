@@ -21,7 +21,7 @@ fn peculiar_entries() -> Vec<(&'static str, types::Entry)> {
                 e.selectors = vec![selector("a", "2:3"), selector("z", "1")];
                 (e.x509_svid_ttl, e.jwt_svid_ttl, e.expires_at) = (60, 30, 4_000_000_000);
                 (e.admin, e.downstream, e.store_svid) = (true, true, false);
-                e.dns_names = vec!["b.example.org".into(), "*.a.example.org".into()];
+                e.dns_names = vec!["*.a.example.org".into(), "b.example.org".into()];
                 e.hint = "a hint".into();
                 e.revision_number = 7;
                 e.created_at = 7;
