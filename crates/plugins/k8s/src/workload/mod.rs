@@ -5,6 +5,7 @@ mod kubelet;
 mod legacy;
 mod namespaces;
 mod pods;
+mod reference;
 mod selectors;
 mod settings;
 #[cfg(test)]
@@ -86,6 +87,23 @@ impl WorkloadAttestor for Kubernetes {
     }
 
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
+        self.of_process(pid).await
+    }
+
+    async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
+        self.refer(reference).await
+    }
+}
+
+fn as_selectors(values: BTreeSet<String>) -> Result<Vec<Selector>> {
+    let selector =
+        |value| Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()));
+    values.into_iter().map(selector).collect()
+}
+
+impl Kubernetes {
+    /// The selectors of the pod and container that a process is in.
+    async fn of_process(&self, pid: i32) -> Result<Vec<Selector>> {
         let Some(pods) = &self.pods else {
             return Err(failed(ErrorKind::FailedPrecondition, "kubelet client is disabled"));
         };
@@ -96,23 +114,9 @@ impl WorkloadAttestor for Kubernetes {
             let message = last.unwrap_or_else(|| "the kubelet does not answer".to_owned());
             Err(failed(ErrorKind::Unavailable, message))
         })?;
-        let selector = |value| {
-            Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()))
-        };
-        values.into_iter().map(selector).collect()
+        as_selectors(values)
     }
 
-    /// What a broker may refer to is for `experimental.broker` to say, which is checked and not heeded yet; until then
-    /// nothing is given out on a broker's word.
-    async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
-        match (&reference.broker, reference.pid) {
-            (None, Some(pid)) => self.attest(pid).await,
-            _ => Err(failed(ErrorKind::FailedPrecondition, "references of brokers are not built yet")),
-        }
-    }
-}
-
-impl Kubernetes {
     /// Where the process is; nothing for one that is in no container.
     async fn place(&self, pid: i32) -> Result<Option<Place>> {
         if self.settings.use_new_locator {
@@ -185,6 +189,19 @@ impl Kubernetes {
         }
     }
 
+    /// Adds the labels of a pod's namespace, where they are wanted.
+    async fn add_namespace(&self, pod: &Pod, values: &mut BTreeSet<String>) -> Result<()> {
+        if self.settings.namespace_labels {
+            let namespace = &pod.metadata.namespace;
+            let labels = self.namespaces.labels(namespace).await.map_err(|error| {
+                let message = format!("unable to get namespace labels for {namespace:?}: {error}");
+                failed(ErrorKind::Internal, message)
+            })?;
+            values.extend(selectors::of_namespace(&labels));
+        }
+        Ok(())
+    }
+
     /// What a list says of the place, if it has it.
     async fn look(&self, listing: &Listing, place: &Place) -> Result<Option<BTreeSet<String>>> {
         let candidates: Vec<&Pod> = match &place.pod_uid {
@@ -219,14 +236,7 @@ impl Kubernetes {
             }
         }
         let Some((pod, mut values)) = found else { return Ok(None) };
-        if self.settings.namespace_labels {
-            let namespace = &pod.metadata.namespace;
-            let labels = self.namespaces.labels(namespace).await.map_err(|error| {
-                let message = format!("unable to get namespace labels for {namespace:?}: {error}");
-                failed(ErrorKind::Internal, message)
-            })?;
-            values.extend(selectors::of_namespace(&labels));
-        }
+        self.add_namespace(pod, &mut values).await?;
         Ok(Some(values))
     }
 }

@@ -11,6 +11,8 @@ use spire_core::spiffe::SpiffeId;
 use spire_ports::plugins::Result;
 use spire_ports::plugins::catalog::Configuration;
 
+use super::reference::Brokers;
+
 const MAX_POLL_ATTEMPTS: u32 = 60;
 const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) api_cache: bool,
     /// How to ask the kubelet; nothing where `disable_kubelet_client` is set.
     pub(crate) kubelet: Option<Kubelet>,
+    /// What brokers may refer to; nothing where they may not at all.
+    pub(crate) brokers: Option<Brokers>,
 }
 
 /// How to ask the kubelet.
@@ -104,6 +108,16 @@ struct Broker {
     unknown: Vec<String>,
 }
 
+impl Broker {
+    /// After the check, so that every ID is one.
+    fn resolve(self) -> Brokers {
+        let entries = self.brokers.into_iter();
+        let scopes =
+            entries.filter_map(|entry| Some((SpiffeId::parse(&entry.id).ok()?, entry.scope == "cluster")));
+        Brokers { enforced: self.access_policy != "permissive", scopes: scopes.collect() }
+    }
+}
+
 #[derive(Default)]
 struct Entry {
     id: String,
@@ -133,6 +147,7 @@ impl Raw {
             namespace_labels: self.namespace_labels,
             api_cache: self.api_cache,
             kubelet,
+            brokers: self.broker.map(Broker::resolve),
         })
     }
 

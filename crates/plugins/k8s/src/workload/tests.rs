@@ -31,7 +31,7 @@ fn configuration(data: &str) -> Configuration {
     )
 }
 
-fn broker(policy: &str, brokers: &str) -> String {
+pub(super) fn broker(policy: &str, brokers: &str) -> String {
     format!("experimental {{ broker {{\n access_policy = \"{policy}\"\n brokers = [{brokers}]\n}} }}")
 }
 
@@ -124,12 +124,12 @@ async fn settings_are_refused() {
     }
 }
 
-const A: &str = "09bc3d7ade839efec32b6bec4ec79d099027a668ddba043083ec21d3c3b8f1e6";
+pub(super) const A: &str = "09bc3d7ade839efec32b6bec4ec79d099027a668ddba043083ec21d3c3b8f1e6";
 const B: &str = "93529524695bb00d91c1f6dba692ea8d3550c3b94fb2463af7bc9ec82f992d26";
-const POD: &str = "2c48913c-b29f-11e7-9350-020968147796";
+pub(super) const POD: &str = "2c48913c-b29f-11e7-9350-020968147796";
 
 /// A pod with a container and an init container.
-fn workload_pod(uid: &str, id: &str) -> Value {
+pub(super) fn workload_pod(uid: &str, id: &str) -> Value {
     json!({
         "metadata": {
             "name": "blog-1", "namespace": "default", "uid": uid, "labels": {"app": "blog", "k:x": "v"},
@@ -148,13 +148,13 @@ fn workload_pod(uid: &str, id: &str) -> Value {
     })
 }
 
-fn list(pods: &[Value]) -> String {
+pub(super) fn list(pods: &[Value]) -> String {
     json!({"kind": "PodList", "items": pods}).to_string()
 }
 
 /// A kubelet whose answers are given.
 #[derive(Clone, Default)]
-struct Given(Arc<Mutex<GivenState>>);
+pub(super) struct Given(Arc<Mutex<GivenState>>);
 
 #[derive(Default)]
 struct GivenState {
@@ -164,12 +164,12 @@ struct GivenState {
 }
 
 impl Given {
-    fn new(answers: impl IntoIterator<Item = Result<String, &'static str>>) -> Self {
+    pub(super) fn new(answers: impl IntoIterator<Item = Result<String, &'static str>>) -> Self {
         let answers = answers.into_iter().map(|answer| answer.map_err(str::to_owned)).collect();
         Self(Arc::new(Mutex::new(GivenState { answers, ..GivenState::default() })))
     }
 
-    fn asked(&self) -> usize {
+    pub(super) fn asked(&self) -> usize {
         self.0.lock().asked_at.len()
     }
 }
@@ -195,7 +195,7 @@ impl Source for Given {
 }
 
 /// An attestor with that kubelet, and a folder for `/proc`.
-fn attestor(data: &str, kubelet: &Given) -> (Kubernetes, tempfile::TempDir) {
+pub(super) fn attestor(data: &str, kubelet: &Given) -> (Kubernetes, tempfile::TempDir) {
     let settings = settings::read(&configuration(&format!("{data}\nkubelet_read_only_port = 1"))).unwrap();
     let proc = tempfile::tempdir().unwrap();
     std::fs::create_dir(proc.path().join("7")).unwrap();
@@ -218,7 +218,7 @@ fn in_cgroup(proc: &tempfile::TempDir, path: &str) {
     std::fs::write(proc.path().join("7/cgroup"), format!("0::{path}\n")).unwrap();
 }
 
-const POD_SELECTORS: [&str; 17] = [
+pub(super) const POD_SELECTORS: [&str; 17] = [
     "node-name:node-1",
     "ns:default",
     "pod-image-count:2",
