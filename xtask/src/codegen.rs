@@ -24,6 +24,10 @@ const DESCRIBED: &[&str] = &[
     "grpc/health/v1/health.proto",
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
+    "envoy/service/secret/v3/sds.proto",
+    // What its answers carry as Any, for clients that print it.
+    "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+    "envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto",
 ];
 /// Descriptors of what the agent's admin and broker sockets serve by reflection.
 const AGENT_DESCRIPTORS: &str = "agent_sockets.descriptors.bin";
@@ -53,6 +57,7 @@ const SECRET: &[&str] = &[
     ".spire.api.types.JWTSVID",
     ".spire.api.types.JoinToken",
     ".spire.api.types.WITSVID",
+    ".envoy.config.core.v3.DataSource",
     ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.common.AttestationData",
@@ -64,8 +69,11 @@ const SECRET: &[&str] = &[
     ".spire.service.common.config.v1.ValidateRequest",
 ];
 /// Packages that others refer to, with the module of `spire_wire` that they are in.
-const SHARED: &[(&str, &str)] =
-    &[("spire.api.types", "crate::api::types"), ("spire.plugin.types", "crate::plugin::types")];
+const SHARED: &[(&str, &str)] = &[
+    ("google.rpc", "crate::rpc"),
+    ("spire.api.types", "crate::api::types"),
+    ("spire.plugin.types", "crate::plugin::types"),
+];
 
 /// The generated files by name.
 type Files = BTreeMap<String, Vec<u8>>;

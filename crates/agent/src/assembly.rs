@@ -248,6 +248,8 @@ pub(crate) fn rate_limits(config: &crate::config::RateLimits) -> runtime::RateLi
         fetch_x509_bundles: limit(config.fetch_x509_bundles),
         fetch_jwt_svid: limit(config.fetch_jwt_svid),
         fetch_jwt_bundles: limit(config.fetch_jwt_bundles),
+        stream_secrets: limit(config.stream_secrets),
+        fetch_secrets: limit(config.fetch_secrets),
     }
 }
 
@@ -274,6 +276,12 @@ fn options(config: AgentConfig) -> Options {
         require_pq_kem: config.require_pq_kem,
         disable_workload_api: config.disable_workload_api,
         disable_sds_api: config.disable_sds_api,
+        sds: runtime::SdsOptions {
+            default_svid_name: config.sds.default_svid_name,
+            default_bundle_name: config.sds.default_bundle_name,
+            default_all_bundles_name: config.sds.default_all_bundles_name,
+            disable_spiffe_cert_validation: config.sds.disable_spiffe_cert_validation,
+        },
         allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
         allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims,
         wit_svids_enabled: config.feature_flags.wit_svid,

@@ -31,6 +31,7 @@ use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run
 
 mod admin;
 mod cache;
+mod sds;
 mod stores;
 mod wit;
 
@@ -452,7 +453,9 @@ async fn callers_without_header_or_identity_are_refused() {
     else {
         panic!("no list");
     };
-    assert!(list.service.iter().any(|s| s.name == "SpiffeWorkloadAPI"));
+    for name in ["SpiffeWorkloadAPI", "envoy.service.secret.v3.SecretDiscoveryService"] {
+        assert!(list.service.iter().any(|s| s.name == name), "{name}");
+    }
     running.stop().await;
 
     // Verifiers may be let in without an identity; SVIDs are never given.

@@ -28,7 +28,7 @@ macro_rules! generated {
     )*};
 }
 
-/// Descriptors of the services on the agent's workload socket (Workload API, health, reflection), with
+/// Descriptors of the services on the agent's workload socket (Workload API, SDS, health, reflection), with
 /// their imports: an encoded `google.protobuf.FileDescriptorSet`, dependencies first. File names are the
 /// reference's, since reflection shows them.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/workload_socket.descriptors.bin");
@@ -278,6 +278,58 @@ pub mod plugin {
 generated! {
     /// Hints from our server that make our agent sync at once (`spire.push.v1`).
     push = "spire.push.v1";
+}
+
+/// Envoy's secret discovery service (SDS), version 3. Modules are those of the packages, since their code refers to each
+/// other by them.
+pub mod envoy {
+    /// `envoy.config`
+    pub mod config {
+        /// What several parts of Envoy's configuration share.
+        pub mod core {
+            generated! {
+                /// `envoy.config.core.v3`
+                v3 = "envoy.config.core.v3";
+            }
+        }
+    }
+    /// `envoy.type`
+    pub mod r#type {
+        generated! {
+            /// `envoy.type.v3`
+            v3 = "envoy.r#type.v3";
+        }
+    }
+    /// `envoy.extensions`
+    pub mod extensions {
+        /// `envoy.extensions.transport_sockets`
+        pub mod transport_sockets {
+            /// Certificates and validation contexts.
+            pub mod tls {
+                generated! {
+                    /// `envoy.extensions.transport_sockets.tls.v3`
+                    v3 = "envoy.extensions.transport_sockets.tls.v3";
+                }
+            }
+        }
+    }
+    /// `envoy.service`
+    pub mod service {
+        /// Requests and responses of all discovery services.
+        pub mod discovery {
+            generated! {
+                /// `envoy.service.discovery.v3`
+                v3 = "envoy.service.discovery.v3";
+            }
+        }
+        /// The service.
+        pub mod secret {
+            generated! {
+                /// `envoy.service.secret.v3`
+                v3 = "envoy.service.secret.v3";
+            }
+        }
+    }
 }
 
 #[cfg(test)]

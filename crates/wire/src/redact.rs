@@ -63,6 +63,7 @@ macro_rules! redact_whole {
 }
 
 redact_whole! {
+    crate::envoy::config::core::v3::DataSource: "DataSource"
     plugin::server::nodeattestor::v1::AttestRequest: "AttestRequest"
     plugin::agent::nodeattestor::v1::PayloadOrChallengeResponse: "PayloadOrChallengeResponse"
 }

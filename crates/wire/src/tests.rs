@@ -7,7 +7,7 @@ use prost::{Message, Name};
 use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
 
-use crate::{FILE_DESCRIPTOR_SET, api, broker, health, push, reflection, stored, workload};
+use crate::{FILE_DESCRIPTOR_SET, api, broker, envoy, health, push, reflection, stored, workload};
 
 #[test]
 fn services_have_the_names_of_the_reference() {
@@ -45,6 +45,10 @@ fn services_have_the_names_of_the_reference() {
             <reflection::v1alpha::server_reflection_server::ServerReflectionServer<()> as NamedService>::NAME,
             "grpc.reflection.v1alpha.ServerReflection",
         ),
+        (
+            <envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer<()> as NamedService>::NAME,
+            "envoy.service.secret.v3.SecretDiscoveryService",
+        ),
         (<push::agent_push_server::AgentPushServer<()> as NamedService>::NAME, "spire.push.v1.AgentPush"),
     ];
     for (found, expected) in cases {
@@ -59,6 +63,7 @@ fn descriptors_list_the_workload_socket_with_dependencies_first() {
     for name in [
         "workload.proto",
         "google/protobuf/struct.proto",
+        "envoy/service/secret/v3/sds.proto",
         "grpc/health/v1/health.proto",
         "grpc/reflection/v1/reflection.proto",
         "grpc/reflection/v1alpha/reflection.proto",

@@ -14,6 +14,7 @@ use spire_wire::workload::{
 use tonic::Status;
 
 use super::grpc::Framed;
+use super::sds::Secrets;
 use crate::runtime::Bundles;
 
 /// The answers that were made from a view so far; an error is the text that says why there is none.
@@ -23,6 +24,7 @@ pub struct Encoded {
     x509_bundles: OnceLock<Framed>,
     jwt_bundles: OnceLock<Result<Framed, String>>,
     wit_bundles: OnceLock<Result<Framed, String>>,
+    secrets: OnceLock<Secrets>,
 }
 
 impl Encoded {
@@ -52,6 +54,13 @@ impl Encoded {
             wit_bundles(view).map(|answer| Framed::new(&answer)).map_err(|error| error.to_string())
         });
         encoded.as_ref().map_err(String::as_str)
+    }
+}
+
+impl Encoded {
+    /// What SDS hands out.
+    pub(super) fn secrets(&self, view: &View) -> &Secrets {
+        self.secrets.get_or_init(|| Secrets::of(view))
     }
 }
 

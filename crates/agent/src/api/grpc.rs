@@ -34,6 +34,20 @@ impl Framed {
         let _ = message.encode(&mut buffer);
         Self(buffer.freeze())
     }
+
+    /// A message that was encoded in parts, to be sent one after the other: parts that others share are not copied.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` for a message that no frame can hold.
+    pub(super) fn parts(message: Vec<Bytes>) -> Result<Vec<Self>, Status> {
+        let too_large = |_| Status::resource_exhausted("grpc: message too large");
+        let len = u32::try_from(message.iter().map(Bytes::len).sum::<usize>()).map_err(too_large)?;
+        let mut prefix = BytesMut::with_capacity(PREFIX);
+        prefix.put_u8(0);
+        prefix.put_u32(len);
+        let filled = message.into_iter().filter(|part| !part.is_empty());
+        Ok(std::iter::once(prefix.freeze()).chain(filled).map(Self).collect())
+    }
 }
 
 /// Reads the only message of a request.

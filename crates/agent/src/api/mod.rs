@@ -1,4 +1,5 @@
-//! The agent's sockets: that of the Workload API with gRPC health and reflection, the admin socket, and the brokers'.
+//! The agent's sockets: that of the Workload API with Envoy's SDS, gRPC health and reflection, the admin socket, and the
+//! brokers'.
 
 mod admin;
 mod broker;
@@ -6,8 +7,12 @@ pub mod encode;
 mod follow;
 pub(crate) mod grpc;
 mod health;
+mod limits;
+mod measured;
 mod observed;
 mod reflection;
+mod requests;
+mod sds;
 mod workload;
 
 use std::sync::Arc;
@@ -16,6 +21,7 @@ use spire_net::uds::{UnixEndpoint, UnixIncoming};
 use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 
 use crate::runtime::{AgentError, Core, Event, WorkloadAttestation};
 
@@ -83,9 +89,15 @@ impl WorkloadSocket {
             "grpc.reflection.v1alpha.ServerReflection",
         ];
         let mut router = spire_net::grpc::unix_server().add_service(HealthServer::new(health));
+        let limits = Arc::new(limits::CallLimits::new(Arc::clone(&self.core)));
         if !options.disable_workload_api {
-            services.push("SpiffeWorkloadAPI");
-            router = router.add_service(workload::WorkloadApi::new(Arc::clone(&self.core), self.attestation));
+            services.push(workload::WorkloadApi::NAME);
+            let (core, attestation) = (Arc::clone(&self.core), Arc::clone(&self.attestation));
+            router = router.add_service(workload::WorkloadApi::new(core, attestation, Arc::clone(&limits)));
+        }
+        if !options.disable_sds_api {
+            services.push(sds::SdsApi::NAME);
+            router = router.add_service(sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits));
         }
         let reflection = Arc::new(reflection::Reflection::new(descriptors, services));
         let router = router

@@ -243,6 +243,9 @@ mod tests {
             "grpc.health.v1.HealthCheckResponse.ServingStatus",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
+            "envoy.service.secret.v3.SecretDiscoveryService.StreamSecrets",
+            "envoy.extensions.transport_sockets.tls.v3.Secret",
+            "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
         ] {
             let Answer::Files(files) = ask(Question::Symbol(symbol.to_owned())) else {
                 panic!("{symbol} is not described");

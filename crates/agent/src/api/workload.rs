@@ -8,14 +8,11 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use http::{Request, Response};
 use spire_core::spiffe::Selectors;
-use spire_net::ratelimit::PerKeyLimiter;
 use spire_net::uds::PeerInfo;
-use spire_ports::observe::{Label, names};
+use spire_ports::observe::names;
 use spire_wire::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, X509BundlesRequest,
     X509svidRequest,
@@ -26,9 +23,12 @@ use tonic::server::NamedService;
 use tower::Service;
 
 pub(super) use self::calls::seconds_left;
-use self::calls::{Measured, Rpc};
+
+use self::calls::Rpc;
 use super::grpc;
-use crate::runtime::{Core, RateLimits, Served, Subscription, WorkloadAttestation, selector_text};
+use super::limits::CallLimits;
+use super::measured::OpenCalls;
+use crate::runtime::{Core, Served, Subscription, WorkloadAttestation, selector_text};
 
 /// The service, one for all connections.
 #[derive(Clone)]
@@ -37,50 +37,8 @@ pub(super) struct WorkloadApi(Arc<Shared>);
 struct Shared {
     core: Arc<Core>,
     attestation: Arc<WorkloadAttestation>,
-    limits: ArcSwap<Limits>,
-    open_calls: Arc<std::sync::atomic::AtomicU32>,
-}
-
-/// A limiter for each RPC that has a limit.
-struct Limits {
-    made_for: RateLimits,
-    x509_svid: Option<PerKeyLimiter<Selectors>>,
-    x509_bundles: Option<PerKeyLimiter<Selectors>>,
-    jwt_svid: Option<PerKeyLimiter<Selectors>>,
-    jwt_bundles: Option<PerKeyLimiter<Selectors>>,
-}
-
-impl Limits {
-    fn new(limits: RateLimits) -> Self {
-        let limiter = |rpc: Rpc, limit: u32| {
-            (limit > 0).then(|| {
-                tracing::info!(
-                    subsystem_name = "endpoints",
-                    method = rpc.full_method(),
-                    limit,
-                    "Workload API/SDS rate limiting enabled"
-                );
-                PerKeyLimiter::per_second(limit)
-            })
-        };
-        Self {
-            made_for: limits,
-            x509_svid: limiter(Rpc::FetchX509Svid, limits.fetch_x509_svid),
-            jwt_svid: limiter(Rpc::FetchJwtSvid, limits.fetch_jwt_svid),
-            x509_bundles: limiter(Rpc::FetchX509Bundles, limits.fetch_x509_bundles),
-            jwt_bundles: limiter(Rpc::FetchJwtBundles, limits.fetch_jwt_bundles),
-        }
-    }
-
-    fn of(&self, rpc: Rpc) -> Option<&PerKeyLimiter<Selectors>> {
-        match rpc {
-            Rpc::FetchX509Svid => self.x509_svid.as_ref(),
-            Rpc::FetchX509Bundles => self.x509_bundles.as_ref(),
-            Rpc::FetchJwtSvid => self.jwt_svid.as_ref(),
-            Rpc::FetchJwtBundles => self.jwt_bundles.as_ref(),
-            Rpc::ValidateJwtSvid | Rpc::FetchWitSvid | Rpc::FetchWitBundles => None,
-        }
-    }
+    limits: Arc<CallLimits>,
+    calls: OpenCalls,
 }
 
 /// A call in progress: who calls what.
@@ -93,9 +51,15 @@ struct Caller {
 }
 
 impl WorkloadApi {
-    pub(super) fn new(core: Arc<Core>, attestation: Arc<WorkloadAttestation>) -> Self {
-        let limits = ArcSwap::from_pointee(Limits::new(core.rate_limits()));
-        Self(Arc::new(Shared { core, attestation, limits, open_calls: Arc::default() }))
+    pub(super) fn new(
+        core: Arc<Core>,
+        attestation: Arc<WorkloadAttestation>,
+        limits: Arc<CallLimits>,
+    ) -> Self {
+        let (counter, gauge) =
+            (names::agent::WORKLOAD_API_CONNECTION, names::agent::WORKLOAD_API_CONNECTIONS);
+        let calls = OpenCalls::new(Arc::clone(core.metrics()), counter, gauge);
+        Self(Arc::new(Shared { core, attestation, limits, calls }))
     }
 }
 
@@ -133,7 +97,7 @@ impl Shared {
             return Status::internal("peer tracker watcher missing from context").into_http();
         };
         let caller = Caller { rpc, pid: peer.pid(), is_agent: self.attestation.is_agent(peer.pid()) };
-        let measured = Measured::start(&self, caller);
+        let measured = self.calls.start(rpc.full_method(), caller.is_agent);
         if !has_security_header(&request) {
             let status = Status::invalid_argument("security header missing from request");
             return measured.fail(status).into_http();
@@ -193,29 +157,10 @@ impl Shared {
             caller.error(Some(&error), "Workload attestation failed");
             Status::unavailable("workload attestation failed")
         })?;
-        self.limit(caller, &selectors)?;
+        if !caller.is_agent {
+            self.limits.check(caller.rpc.full_method(), &selectors)?;
+        }
         Ok(selectors)
-    }
-
-    fn limit(&self, caller: Caller, selectors: &Selectors) -> Result<(), Status> {
-        let mut limits = self.limits.load_full();
-        let wanted = self.core.rate_limits();
-        if limits.made_for != wanted {
-            limits = Arc::new(Limits::new(wanted));
-            self.limits.store(Arc::clone(&limits));
-        }
-        let Some(limiter) = limits.of(caller.rpc).filter(|_| !caller.is_agent) else { return Ok(()) };
-        let now = Instant::now();
-        if limiter.bucket(selectors.clone(), now).allow(1, now) {
-            return Ok(());
-        }
-        let method = caller.rpc.full_method();
-        self.core.metrics().incr_counter(
-            names::agent::WORKLOAD_API_RATE_LIMIT_EXCEEDED,
-            1.0,
-            &[Label::new(names::label::METHOD, method)],
-        );
-        Err(Status::unavailable(format!("rate limit exceeded for {method}")))
     }
 
     /// Refuses a caller without an identity, unless bundles are for everybody.
@@ -274,40 +219,7 @@ type FetchRequest = JwtsvidRequest;
 
 #[cfg(test)]
 mod tests {
-    use spire_core::spiffe::Selector;
-    use spire_ports::observe::NoMetrics;
-
     use super::*;
-    use crate::fixture::{FakeServer, deps, options};
-    use crate::runtime::start;
-
-    fn selectors(value: &str) -> Selectors {
-        [Selector::new("t", value).unwrap()].into_iter().collect()
-    }
-
-    #[tokio::test]
-    async fn each_selector_set_has_its_own_limit_and_the_agent_none() {
-        let server = FakeServer::start().await;
-        let folder = tempfile::tempdir().unwrap();
-        let mut options = options(&server, folder.path());
-        options.rate_limits.fetch_x509_svid = 2;
-        let (core, _) = Box::pin(start(Arc::new(options), &deps(&[]))).await.unwrap();
-        let attestation = Arc::new(WorkloadAttestation::new(Vec::new(), Arc::new(NoMetrics)));
-        let api = WorkloadApi::new(core, attestation);
-        let call = |rpc, is_agent, value| {
-            let answer = api.0.limit(Caller { rpc, pid: 1, is_agent }, &selectors(value));
-            answer.map_err(|status| (status.code(), status.message().to_owned()))
-        };
-        let x509 = Rpc::FetchX509Svid;
-        for _ in 0..2 {
-            assert_eq!(call(x509, false, "a"), Ok(()));
-        }
-        let text = "rate limit exceeded for /SpiffeWorkloadAPI/FetchX509SVID".to_owned();
-        assert_eq!(call(x509, false, "a"), Err((tonic::Code::Unavailable, text)));
-        assert_eq!(call(x509, false, "b"), Ok(()));
-        assert_eq!(call(x509, true, "a"), Ok(()));
-        assert_eq!(call(Rpc::FetchJwtSvid, false, "a"), Ok(()));
-    }
 
     #[test]
     fn every_rpc_has_a_path_and_a_metric() {

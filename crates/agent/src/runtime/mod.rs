@@ -42,7 +42,7 @@ pub use keys::CsrError;
 pub use live::Live;
 pub use options::{
     BundleFormat, DEFAULT_SVID_CACHE_MAX_SIZE, DEFAULT_SYNC_INTERVAL, Options, RateLimits, Rebootstrap,
-    TrustBundle,
+    SdsOptions, TrustBundle,
 };
 pub use run::{Deps, run};
 pub use shared::Core;

@@ -49,8 +49,10 @@ pub struct Options {
     pub require_pq_kem: bool,
     /// Do not serve the Workload API on the socket.
     pub disable_workload_api: bool,
-    /// Do not announce the SDS API.
+    /// Do not serve Envoy's SDS on the socket.
     pub disable_sds_api: bool,
+    /// What Envoy asks for by names that are not identities.
+    pub sds: SdsOptions,
     /// Give bundles to workloads without an identity too.
     pub allow_unauthenticated_verifiers: bool,
     /// Claims of foreign JWT-SVIDs to return beside `sub`, `exp` and `aud`.
@@ -127,6 +129,32 @@ pub struct RateLimits {
     pub fetch_x509_bundles: u32,
     pub fetch_jwt_svid: u32,
     pub fetch_jwt_bundles: u32,
+    pub stream_secrets: u32,
+    pub fetch_secrets: u32,
+}
+
+/// `sds`: names of secrets beside SPIFFE IDs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SdsOptions {
+    /// The first identity's certificate and key.
+    pub default_svid_name: String,
+    /// The authorities of the agent's trust domain.
+    pub default_bundle_name: String,
+    /// The authorities of every trust domain, for the SPIFFE validator. The other name comes first when both are one.
+    pub default_all_bundles_name: String,
+    /// Plain authorities instead of the SPIFFE validator, unless a node's metadata says otherwise.
+    pub disable_spiffe_cert_validation: bool,
+}
+
+impl Default for SdsOptions {
+    fn default() -> Self {
+        Self {
+            default_svid_name: "default".to_owned(),
+            default_bundle_name: "ROOTCA".to_owned(),
+            default_all_bundles_name: "ALL".to_owned(),
+            disable_spiffe_cert_validation: false,
+        }
+    }
 }
 
 impl Options {
@@ -153,6 +181,7 @@ impl Options {
             require_pq_kem: false,
             disable_workload_api: false,
             disable_sds_api: false,
+            sds: SdsOptions::default(),
             allow_unauthenticated_verifiers: false,
             allowed_foreign_jwt_claims: Vec::new(),
             wit_svids_enabled: false,

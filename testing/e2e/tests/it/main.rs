@@ -23,6 +23,7 @@ mod rebootstrap;
 mod refusals;
 mod reload;
 mod rotation;
+mod sds;
 mod telemetry;
 mod tpm;
 mod walk_000;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         refusals::cases(),
         reload::cases(),
         rotation::cases(),
+        sds::cases(),
         telemetry::cases(),
         tpm::cases(),
         walk_000::cases(),

@@ -1,18 +1,16 @@
 //! Calls of the Workload API: their names, their metrics, and streams that follow a view.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 use futures_util::{Stream, stream};
 use spire_core::time::Timestamp;
-use spire_ports::observe::{Label, Metrics, names};
 use tonic::Status;
 
 use super::super::encode::served_identities;
 use super::super::grpc::Framed;
+use super::super::measured::Measured;
 use super::{Caller, Shared, stopping};
-use crate::runtime::{Event, Served, Subscription, code_name};
+use crate::runtime::{Event, Served, Subscription};
 
 /// The methods of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,50 +53,6 @@ impl Rpc {
 
     pub(super) fn name(self) -> &'static str {
         self.full_method().rsplit('/').next().unwrap_or_default()
-    }
-}
-
-/// Counts a call for as long as it is open and reports how it ended; one that the client ends counts as OK, as
-/// in the reference.
-pub(super) struct Measured {
-    metrics: Arc<dyn Metrics>,
-    open_calls: Arc<AtomicU32>,
-    caller: Caller,
-    start: Instant,
-    status: &'static str,
-}
-
-impl Measured {
-    pub(super) fn start(shared: &Shared, caller: Caller) -> Self {
-        let metrics = Arc::clone(shared.core.metrics());
-        let open = shared.open_calls.fetch_add(1, Ordering::Relaxed) + 1;
-        metrics.incr_counter(names::agent::WORKLOAD_API_CONNECTION, 1.0, &[]);
-        metrics.set_gauge(names::agent::WORKLOAD_API_CONNECTIONS, f64::from(open), &[]);
-        let open_calls = Arc::clone(&shared.open_calls);
-        Self { metrics, open_calls, caller, start: Instant::now(), status: "OK" }
-    }
-
-    /// The call fails with this status.
-    pub(super) fn fail(mut self, status: Status) -> Status {
-        self.status = code_name(status.code());
-        status
-    }
-}
-
-impl Drop for Measured {
-    fn drop(&mut self) {
-        let open = self.open_calls.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.metrics.set_gauge(names::agent::WORKLOAD_API_CONNECTIONS, f64::from(open), &[]);
-        if self.caller.is_agent {
-            return;
-        }
-        if let Some(key) = names::rpc(self.caller.rpc.full_method()) {
-            let labels = [Label::new(names::label::STATUS, self.status)];
-            let mut elapsed = key.to_vec();
-            elapsed.push(names::ELAPSED_TIME);
-            self.metrics.incr_counter(key, 1.0, &labels);
-            self.metrics.measure_since(&elapsed, self.start, &labels);
-        }
     }
 }
 

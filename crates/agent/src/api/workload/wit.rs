@@ -14,7 +14,8 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::super::grpc::{self, Framed};
-use super::calls::{Measured, seconds_left};
+use super::super::measured::Measured;
+use super::calls::seconds_left;
 use super::{Caller, Shared, stopping};
 use crate::runtime::{Event, Served, Subscription};
 
