@@ -25,6 +25,9 @@ const DESCRIBED: &[&str] = &[
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
     "envoy/service/secret/v3/sds.proto",
+    "spire/explain/v1/explain.proto",
+    // The details of a status without an identity.
+    "google/rpc/error_details.proto",
     // What its answers carry as Any, for clients that print it.
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     "envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto",
@@ -36,6 +39,7 @@ const AGENT_DESCRIBED: &[&str] = &[
     "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/agent/logger/v1/logger.proto",
     "spiffe/broker/api.proto",
+    "spire/explain/v1/explain.proto",
     "grpc/health/v1/health.proto",
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",

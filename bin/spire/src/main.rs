@@ -1,4 +1,5 @@
-//! `spire`: what SPIRE has no counterpart of. Today that is `spire dev`: a server and an agent in one process.
+//! `spire`: what SPIRE has no counterpart of. `spire dev` is a server and an agent in one process, `spire explain` says why
+//! a process gets the identities that it gets.
 
 mod dev;
 
@@ -7,13 +8,17 @@ use std::process::ExitCode;
 const USAGE: &str = "Usage: spire <command>
 
 Commands:
-    dev    Run a server and an agent in one process, for development
+    dev        Run a server and an agent in one process, for development
+    explain    Say why a process gets the identities that it gets, or none
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let code = match arguments.split_first() {
         Some((command, rest)) if command == "dev" => dev::main(rest),
+        Some((command, rest)) if command == "explain" => {
+            spire_cli::explain(rest, &mut spire_cli::Env::process())
+        }
         Some((flag, _)) if matches!(flag.as_str(), "-v" | "-version" | "--version") => {
             note(env!("CARGO_PKG_VERSION"));
             0

@@ -31,6 +31,7 @@ use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run
 
 mod admin;
 mod cache;
+mod explain;
 mod sds;
 mod stores;
 mod wit;

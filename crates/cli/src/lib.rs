@@ -8,6 +8,7 @@
 //! | `socket` | which socket: flag, instance, environment, default |
 //! | `output` | `-output pretty|json`; `view` is JSON as the reference prints messages |
 //! | `server`, `agent` | a module for each group of commands |
+//! | `explain` | `spire explain`, which asks both sides |
 //!
 //! This crate is the only one that prints, and prints through [`Env`] only: every command runs in tests as it does in a
 //! terminal. What `run` and `validate` need lies above this crate, so the binaries hand it in as hooks.
@@ -16,6 +17,7 @@ mod call;
 mod completion;
 mod dispatch;
 mod env;
+mod explain;
 mod failure;
 mod files;
 mod input;
@@ -30,4 +32,5 @@ mod server;
 
 pub use agent::{AgentHooks, AgentRunFlags, agent};
 pub use env::Env;
+pub use explain::explain;
 pub use server::{Invalid, ServerHooks, ServerRunFlags, server};

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 const SERVER_DEFAULT: &str = "/tmp/spire-server/private/api.sock";
 const AGENT_DEFAULT: &str = "/tmp/spire-agent/public/api.sock";
-const ADMIN_DEFAULT: &str = "/tmp/spire-agent/private/admin.sock";
+pub(crate) const ADMIN_DEFAULT: &str = "/tmp/spire-agent/private/admin.sock";
 /// Defaults of SPIRE before 1.0.
 const SERVER_OLD_DEFAULT: &str = "/tmp/spire-registration.sock";
 const AGENT_OLD_DEFAULT: &str = "/tmp/agent.sock";

@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod containers;
 pub mod entries;
+pub mod explain;
 pub mod model;
 pub mod pki;
 pub mod spiffe;

@@ -278,6 +278,8 @@ pub mod plugin {
 generated! {
     /// Hints from our server that make our agent sync at once (`spire.push.v1`).
     push = "spire.push.v1";
+    /// Why a process gets the identities that it gets, or none (`spire.explain.v1`).
+    explain = "spire.explain.v1";
 }
 
 /// Envoy's secret discovery service (SDS), version 3. Modules are those of the packages, since their code refers to each

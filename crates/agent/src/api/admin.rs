@@ -13,11 +13,13 @@ use spire_wire::AGENT_SOCKETS_DESCRIPTORS;
 use spire_wire::api::agent::debug::v1::debug_server::DebugServer;
 use spire_wire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
 use spire_wire::api::agent::logger::v1::logger_server::LoggerServer;
+use spire_wire::explain::process_server::ProcessServer;
 use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::delegated::{is_handed_on, no_identity};
+use super::explain::Explanations;
 use super::health::Health;
 use super::observed::Observed;
 use super::reflection::{Descriptors, Reflection};
@@ -63,10 +65,13 @@ impl AdminSocket {
             "grpc.reflection.v1alpha.ServerReflection",
             "spire.agent.debug.v1.Debug",
             "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
+            "spire.explain.v1.Process",
         ];
         let connections = (metric::DEBUG_API_CONNECTION, metric::DEBUG_API_CONNECTIONS);
         let mut router =
             spire_net::grpc::unix_server().add_service(Observed::new(debug, metrics, Some(connections)));
+        let explanations = Explanations::new(Arc::clone(&core), Arc::clone(&attestation));
+        router = router.add_service(Observed::new(ProcessServer::new(explanations), metrics, None));
         let connections =
             (metric::DELEGATED_IDENTITY_API_CONNECTION, metric::DELEGATED_IDENTITY_API_CONNECTIONS);
         let delegated = DelegatedIdentityServer::new(delegated);

@@ -4,6 +4,7 @@
 mod admin;
 mod broker;
 pub mod encode;
+mod explain;
 mod follow;
 pub(crate) mod grpc;
 mod health;
@@ -18,6 +19,7 @@ mod workload;
 use std::sync::Arc;
 
 use spire_net::uds::{UnixEndpoint, UnixIncoming};
+use spire_wire::explain::caller_server::CallerServer;
 use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
@@ -89,6 +91,9 @@ impl WorkloadSocket {
             "grpc.reflection.v1alpha.ServerReflection",
         ];
         let mut router = spire_net::grpc::unix_server().add_service(HealthServer::new(health));
+        let explanations = explain::Explanations::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
+        services.push("spire.explain.v1.Caller");
+        router = router.add_service(CallerServer::new(explanations));
         let limits = Arc::new(limits::CallLimits::new(Arc::clone(&self.core)));
         if !options.disable_workload_api {
             services.push(workload::WorkloadApi::NAME);

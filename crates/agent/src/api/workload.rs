@@ -25,6 +25,7 @@ use tower::Service;
 pub(super) use self::calls::seconds_left;
 
 use self::calls::Rpc;
+use super::explain;
 use super::grpc;
 use super::limits::CallLimits;
 use super::measured::OpenCalls;
@@ -173,7 +174,12 @@ impl Shared {
         if !caller.is_agent || caller.rpc == Rpc::FetchJwtBundles {
             self.log_no_identity(caller, selectors);
         }
-        Err(Status::permission_denied("no identity issued"))
+        Err(self.no_identity(selectors))
+    }
+
+    fn no_identity(&self, selectors: &Selectors) -> Status {
+        let status = Status::permission_denied("no identity issued");
+        explain::with_details(&status, &self.core, selectors)
     }
 
     fn log_no_identity(&self, caller: Caller, selectors: &Selectors) {
@@ -185,6 +191,7 @@ impl Shared {
             pid = caller.pid,
             registered = false,
             selectors = (!shown.is_empty()).then_some(shown),
+            hint = &*self.core.hint(selectors),
             "No identity issued"
         );
     }

@@ -26,6 +26,7 @@ use super::client::{CallError, RPC_TIMEOUT, ServerClient};
 use super::clock::Clock;
 use super::error::AgentError;
 use super::events::{Event, Events};
+use super::explain::Hints;
 use super::identities::Identities;
 use super::keys::SvidKeys;
 use super::live::Live;
@@ -70,6 +71,9 @@ pub struct Core {
     live: Live,
     /// Where SVIDs of entries with `store_svid` go.
     pub(super) stores: Stores,
+    /// When and why the last sync failed.
+    pub(super) sync_failure: Mutex<Option<(Timestamp, String)>>,
+    pub(super) hints: Hints,
 }
 
 /// The agent's SVID and when to replace it.
@@ -150,6 +154,8 @@ impl Core {
             identities: parts.identities,
             live: parts.live,
             stores: Stores::new(parts.svid_stores),
+            sync_failure: Mutex::default(),
+            hints: Hints::default(),
             options,
         };
         core.show(&core.svid.load().svid)?;

@@ -57,6 +57,7 @@ impl Core {
         self.identities().sweep();
         self.stores.wake();
         self.set_last_sync(self.clock.now());
+        self.note_sync(None);
         let entries = self.identities().read(spire_core::svids::X509Cache::entry_count);
         self.events.emit(|| Event::Synced { entries });
         Ok(())
@@ -165,6 +166,7 @@ impl Core {
                 }
                 Err(error) => AgentError::Call(error),
             };
+            self.note_sync(Some(failed.to_string()));
             if failed.is_unknown_authority() {
                 self.disagree(failed).map_err(|error| match error {
                     AgentError::Rebootstrap => AgentError::Rebootstrapping,

@@ -14,7 +14,7 @@ use super::identities::selector_list;
 
 /// The longest that all attestors together may take. A container that is just starting is looked for for up to
 /// half a minute by the reference's attestors; a client that waits less gives up by itself.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a workload was not attested.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum WorkloadError {
 #[derive(Debug, thiserror::Error)]
 #[error("workload attestor {name:?} failed: {cause}")]
 pub struct AttestorFailed {
-    name: String,
+    pub(super) name: String,
     cause: plugins::Error,
 }
 
@@ -56,7 +56,7 @@ impl AttestorFailed {
 
 /// Asks all workload attestors.
 pub struct WorkloadAttestation {
-    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(super) attestors: Vec<Arc<dyn WorkloadAttestor>>,
     metrics: Arc<dyn Metrics>,
     own_pid: u32,
 }
@@ -230,7 +230,11 @@ impl WorkloadAttestation {
         })
     }
 
-    async fn ask(&self, attestor: &dyn WorkloadAttestor, pid: u32) -> Result<Vec<Selector>, AttestorFailed> {
+    pub(super) async fn ask(
+        &self,
+        attestor: &dyn WorkloadAttestor,
+        pid: u32,
+    ) -> Result<Vec<Selector>, AttestorFailed> {
         let mut call = Call::start(&*self.metrics, names::agent::WORKLOAD_API_WORKLOAD_ATTESTOR);
         call.label(names::label::ATTESTOR, attestor.name());
         let answer = attestor.attest(i32::try_from(pid).unwrap_or(0)).await;

@@ -270,6 +270,7 @@ async fn administrators_see_the_agent_and_change_its_log() {
             "spire.agent.debug.v1.Debug",
             "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
             "spire.api.agent.logger.v1.Logger",
+            "spire.explain.v1.Process",
         ]
     );
     drop((answers, reflection, logger));

@@ -15,6 +15,7 @@ use crate::dispatch::{Command, Program};
 use crate::env::Env;
 
 pub use run::{AgentHooks, AgentRunFlags};
+pub(crate) use workload::request as with_security_header;
 
 /// Runs `spire-agent` with these arguments (without the binary's name), and gives its exit code.
 pub fn agent(arguments: &[String], env: &mut Env, hooks: AgentHooks) -> i32 {

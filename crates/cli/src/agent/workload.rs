@@ -20,7 +20,7 @@ pub(super) fn client(call: &Call<'_>) -> SpiffeWorkloadApiClient<Channel> {
 }
 
 /// A request with the security header.
-pub(super) fn request<M>(message: M) -> Request<M> {
+pub(crate) fn request<M>(message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(SECURITY_HEADER, AsciiMetadataValue::from_static("true"));
     request

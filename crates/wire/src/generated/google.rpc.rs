@@ -20,3 +20,29 @@ impl ::prost::Name for Status {
         "type.googleapis.com/google.rpc.Status".into()
     }
 }
+/// Why a call failed, for programs.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ErrorInfo {
+    /// A constant in capitals.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// Whose constant it is.
+    #[prost(string, tag = "2")]
+    pub domain: ::prost::alloc::string::String,
+    /// More, by name.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+impl ::prost::Name for ErrorInfo {
+    const NAME: &'static str = "ErrorInfo";
+    const PACKAGE: &'static str = "google.rpc";
+    fn full_name() -> ::prost::alloc::string::String {
+        "google.rpc.ErrorInfo".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/google.rpc.ErrorInfo".into()
+    }
+}

@@ -7,6 +7,7 @@ mod containers;
 mod crash;
 mod delegate;
 mod dev;
+mod explain;
 mod federation;
 mod federation_web;
 mod forced_rotation;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         crash::cases(),
         delegate::cases(),
         dev::cases(),
+        explain::cases(),
         federation::cases(),
         federation_web::cases(),
         forced_rotation::cases(),

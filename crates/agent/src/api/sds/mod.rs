@@ -27,6 +27,7 @@ use tower::Service;
 pub(super) use self::secrets::Secrets;
 
 use self::request::Asked;
+use super::explain;
 use super::grpc::{self, Framed};
 use super::limits::CallLimits;
 use super::measured::OpenCalls;
@@ -191,16 +192,13 @@ impl Shared {
     ) -> Result<Vec<Framed>, Status> {
         let request = requests.next().await?.ok_or_else(|| Status::internal("EOF"))?;
         let asked = Asked::new(request)?;
-        let (_subscription, served) = self.open(caller, peer).await?;
+        let (subscription, served) = self.open(caller, peer).await?;
         let sds = &self.core.options().sds;
         let validator = asked.node.unwrap_or_default().validator(sds);
         let secrets = served.encoded.secrets(&served.view);
-        let resources = secrets.select(&served.view, sds, &asked.names, validator).inspect_err(|status| {
-            let names = asked.names_text();
-            tracing::error!(
-                subsystem_name = "endpoints", service = "SDS.v3", method = caller.rpc.name(), pid = caller.pid,
-                resource_names = names, error = %GoError(status), "Error building fetch secrets response"
-            );
+        let resources = secrets.select(&served.view, sds, &asked.names, validator).map_err(|status| {
+            let message = "Error building fetch secrets response";
+            self.refused(caller, subscription.selectors(), &served, status, message)
         })?;
         tracing::debug!(
             subsystem_name = "endpoints",
@@ -211,6 +209,26 @@ impl Shared {
             "Sending FetchSecrets response"
         );
         Framed::parts(secrets::response("", resources, &asked.type_url, ""))
+    }
+}
+
+impl Shared {
+    /// Logs a refusal, and why where the process has no identity at all; gives the status with what it may know of that.
+    fn refused(
+        &self,
+        caller: Caller,
+        selectors: &Selectors,
+        served: &Served,
+        status: Status,
+        message: &str,
+    ) -> Status {
+        let none = !served.view.has_identity();
+        let hint = none.then(|| self.core.hint(selectors));
+        tracing::error!(
+            subsystem_name = "endpoints", service = "SDS.v3", method = caller.rpc.name(), pid = caller.pid,
+            error = %GoError(&status), hint = hint.as_deref(), "{message}"
+        );
+        if none { explain::with_details(&status, &self.core, selectors) } else { status }
     }
 }
 

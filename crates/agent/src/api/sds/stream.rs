@@ -169,8 +169,10 @@ impl Follower {
         let secrets = served.encoded.secrets(&served.view);
         let options = &self.shared.core.options().sds;
         let answer = self.conversation.answer((&served.view, secrets), options, question, nonce);
-        let reply = answer.inspect_err(|status| {
-            self.caller.error(&GoError(status), "Error building stream secrets response");
+        let selectors = self.subscription.selectors();
+        let reply = answer.map_err(|status| {
+            let message = "Error building stream secrets response";
+            self.shared.refused(self.caller, selectors, served, status, message)
         })?;
         let Some(reply) = reply else { return Ok(()) };
         let Caller { rpc, pid, .. } = self.caller;

@@ -59,7 +59,7 @@ impl Shared {
             entries.into_iter().filter(|e| wanted.as_ref().is_none_or(|id| *id == e.spiffe_id)).collect();
         if entries.is_empty() {
             self.log_no_identity(caller, &selectors);
-            return Err(Status::permission_denied("no identity issued"));
+            return Err(self.no_identity(&selectors));
         }
         self.core.emit(|| Event::WorkloadAttested {
             pid: caller.pid,

@@ -75,7 +75,7 @@ impl Shared {
         entries.retain(|e| wanted.is_none_or(|id| *id == e.spiffe_id));
         if entries.is_empty() {
             self.log_no_identity(caller, subscription.selectors());
-            return Err(Status::permission_denied("no identity issued"));
+            return Err(self.no_identity(subscription.selectors()));
         }
         let svids = self.core.wit_svids(&entries).await.map_err(|error| {
             caller.error(Some(&error), "Could not fetch WIT-SVID");
