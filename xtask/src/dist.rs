@@ -57,20 +57,26 @@ fn mebibytes(bytes: u64) -> f64 {
 fn build(root: &Path) -> Result<PathBuf> {
     let home =
         std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")))?;
+    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), PathBuf::from);
+    // Of several that fit the last one counts: the target folder may lie in the checkout.
     let flags = [
         format!("--remap-path-prefix={}=.", root.display()),
+        format!("--remap-path-prefix={}=target", target.display()),
         format!("--remap-path-prefix={home}=cargo"),
         "-Clink-arg=-Wl,-z,relro,-z,now".to_owned(),
         // Rust's default embeds nothing that changes from build to build but this id.
         "-Clink-arg=-Wl,--build-id=none".to_owned(),
     ];
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), PathBuf::from);
+    let c_flags = format!(
+        "-ffile-prefix-map={home}=cargo -ffile-prefix-map={}=target -fstack-protector-strong",
+        target.display()
+    );
     let mut build = Command::new(env!("CARGO"));
     build
         .current_dir(root)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         // C code of dependencies must not carry paths or times either.
-        .env("CFLAGS", format!("-ffile-prefix-map={home}=cargo -fstack-protector-strong"))
+        .env("CFLAGS", c_flags)
         .env("SOURCE_DATE_EPOCH", commit_time(root)?)
         .args(["build", "--profile", "dist", "--locked"]);
     for binary in BINARIES {
