@@ -6,7 +6,8 @@
 use super::ast::{Item, List, Literal, Node, Object, Pos, Syntax, TokenKind};
 use super::scanner::RESERVED;
 
-/// Prints entries as the top level of a file, without a final newline.
+/// Prints entries as the top level of a file, without a final newline unless a heredoc ends it: that cannot be read again
+/// without one, which the reference's text is not either.
 pub(super) fn print_items(items: &[Item], syntax: Syntax) -> String {
     let printer = Printer { json: syntax == Syntax::Json };
     let mut out = String::new();
@@ -19,6 +20,9 @@ pub(super) fn print_items(items: &[Item], syntax: Syntax) -> String {
                 out.push('\n');
             }
         }
+    }
+    if items.last().is_some_and(is_heredoc) {
+        out.push('\n');
     }
     unindent(&out)
 }
@@ -40,8 +44,11 @@ fn item_pos(item: &Item) -> Pos {
 /// Whether the item has a comment that can stand behind its value. Nothing may stand behind the marker that ends a
 /// heredoc: the reference prints the comment there and its text cannot be read again, so ours loses the comment.
 fn takes_comment(item: &Item) -> bool {
-    let heredoc = matches!(&item.value, Node::Literal(literal) if literal.token.kind == TokenKind::Heredoc);
-    !heredoc && !item.line_comment.is_empty()
+    !is_heredoc(item) && !item.line_comment.is_empty()
+}
+
+fn is_heredoc(item: &Item) -> bool {
+    matches!(&item.value, Node::Literal(literal) if literal.token.kind == TokenKind::Heredoc)
 }
 
 fn is_empty_block(item: &Item) -> bool {

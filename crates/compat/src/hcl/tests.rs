@@ -219,7 +219,8 @@ const PRINTED: &[(&str, &str)] = &[
     ("x {\n a = 1\n\n b = 2\n}", "x {\n  a = 1\n\n  b = 2\n}"),
     ("l = [ \"a\",\"b\" ]", "l = [\"a\", \"b\"]"),
     ("l = [\n\"a\", # one\n\"bb\" ]", "l = [\n  \"a\",  # one\n  \"bb\",\n]"),
-    ("h = <<EOF\n  x\nEOF\n", "h = <<EOF\n  x\nEOF"),
+    // Theirs is without the last newline, and cannot be read.
+    ("h = <<EOF\n  x\nEOF\n", "h = <<EOF\n  x\nEOF\n"),
     ("a \"b\" c { d = {} }", "a \"b\" c {\n  d = {}\n}"),
     ("# lead\na = 1", "# lead\na = 1"),
     ("x {\n# alone\n\n a = 1 }", "x {\n  a = 1\n}"),
