@@ -333,7 +333,7 @@ fn stored_on_disk() -> Outcome {
     assert_eq!(first.spki_der(), &key.public_key().spki()[..]);
     assert!(!pem::certificates(&read("bundle.pem")?)?.is_empty());
     assert_eq!(place::mode(&folder.join("svid_key.pem"))?, 0o600);
-    assert_eq!(place::read(&log)?, format!("{id}\n"));
+    wait::until("the command", SOON, || (place::read(&log).ok()? == format!("{id}\n")).then_some(()))?;
 
     // Renewed at half of its life, and told again; a reader that opens the folder has a pair that fits.
     wait::until("another certificate", SOON * 2, || {
@@ -351,7 +351,10 @@ fn stored_on_disk() -> Outcome {
 
     site.cli(&["entry", "delete", "-entryID", &entry])?;
     wait::until("files that are gone", SOON, || (!folder.exists()).then_some(()))?;
-    assert_eq!(std::fs::read_dir(site.path("tls"))?.count(), 0);
+    // What the name led to goes after the name.
+    wait::until("nothing left", SOON, || {
+        (std::fs::read_dir(site.path("tls")).ok()?.count() == 0).then_some(())
+    })?;
     assert!(agent.is_running());
     Ok(())
 }
