@@ -15,36 +15,44 @@ use spire_wire::stored::{common, journal};
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 use crate::fault::{Fault, Sql};
+use crate::sql::{Cell, Row};
 
-/// The time now as `created_at` and `updated_at` have it.
-pub(crate) fn now_text() -> String {
-    time_text(OffsetDateTime::now_utc())
+/// The time now, for `created_at` and `updated_at`.
+pub(crate) fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
 }
 
-/// A time as the reference's driver writes it: `2006-01-02 15:04:05.999999999-07:00`, where trailing zeros
+/// A time as the reference's SQLite driver writes it: `2006-01-02 15:04:05.999999999-07:00`, where trailing zeros
 /// of the fraction, and a fraction of zero, are left out. Always UTC.
 pub(crate) fn time_text(at: OffsetDateTime) -> String {
     let at = at.to_offset(UtcOffset::UTC);
-    let mut text = format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second()
-    );
+    let mut text = String::with_capacity(35);
+    digits(&mut text, at.year().unsigned_abs(), 4);
+    for (before, number) in [
+        ('-', u8::from(at.month())),
+        ('-', at.day()),
+        (' ', at.hour()),
+        (':', at.minute()),
+        (':', at.second()),
+    ] {
+        text.push(before);
+        digits(&mut text, number.into(), 2);
+    }
     if at.nanosecond() != 0 {
-        let fraction = format!(".{:09}", at.nanosecond());
-        text.push_str(fraction.trim_end_matches('0'));
+        text.push('.');
+        digits(&mut text, at.nanosecond(), 9);
+        text.truncate(text.trim_end_matches('0').len());
     }
     text.push_str("+00:00");
     text
 }
 
-/// A whole second as text.
-pub(crate) fn timestamp_text(at: Timestamp) -> String {
-    time_text(at.to_utc())
+/// Appends a number with leading zeros. Every row that is written has times, and `format!` shows there.
+fn digits(text: &mut String, number: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = number / 10_u32.pow(place) % 10;
+        text.push(char::from_digit(digit, 10).unwrap_or('0'));
+    }
 }
 
 /// Reads a time that any version wrote: date and time with `T` or space, optional fraction and offset;
@@ -384,35 +392,58 @@ pub(crate) fn check_entry_id(id: &EntryId) -> Sql<()> {
         .map_err(|error| Error::validation(format!("invalid registration entry: {error}")).into())
 }
 
+/// Number of a column that is never NULL.
+pub(crate) fn integer(row: &dyn Row, column: usize) -> Sql<i64> {
+    number(row, column)?.ok_or_else(|| Fault::unreadable(format!("column {column} is not a number")))
+}
+
 /// Text of a nullable column, NULL as empty.
-pub(crate) fn text_or_empty<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> Sql<Cow<'a, str>> {
-    match row.get_ref(column)? {
-        rusqlite::types::ValueRef::Null => Ok(Cow::Borrowed("")),
-        rusqlite::types::ValueRef::Text(text) => {
-            std::str::from_utf8(text).map(Cow::Borrowed).map_err(Fault::unreadable)
-        }
-        rusqlite::types::ValueRef::Integer(number) => Ok(Cow::Owned(number.to_string())),
+pub(crate) fn text_or_empty(row: &dyn Row, column: usize) -> Sql<Cow<'_, str>> {
+    match row.cell(column)? {
+        Cell::Null => Ok(Cow::Borrowed("")),
+        Cell::Text(text) => Ok(Cow::Borrowed(text)),
+        Cell::Int(number) => Ok(Cow::Owned(number.to_string())),
         _ => Err(Fault::unreadable(format!("column {column} is not text"))),
     }
 }
 
 /// Number of a nullable column, NULL as zero.
-pub(crate) fn number_or_zero(row: &rusqlite::Row<'_>, column: usize) -> Sql<i64> {
-    Ok(row.get_ref(column)?.as_i64_or_null()?.unwrap_or(0))
+pub(crate) fn number_or_zero(row: &dyn Row, column: usize) -> Sql<i64> {
+    Ok(number(row, column)?.unwrap_or(0))
+}
+
+fn number(row: &dyn Row, column: usize) -> Sql<Option<i64>> {
+    match row.cell(column)? {
+        Cell::Null => Ok(None),
+        Cell::Int(number) => Ok(Some(number)),
+        Cell::Bool(truth) => Ok(Some(truth.into())),
+        _ => Err(Fault::unreadable(format!("column {column} is not a number"))),
+    }
 }
 
 /// Truth of a nullable column, NULL as false.
-pub(crate) fn flag(row: &rusqlite::Row<'_>, column: usize) -> Sql<bool> {
+pub(crate) fn flag(row: &dyn Row, column: usize) -> Sql<bool> {
     Ok(number_or_zero(row, column)? != 0)
 }
 
-/// Time of a nullable column.
-pub(crate) fn time_or_none(row: &rusqlite::Row<'_>, column: usize) -> Sql<Option<OffsetDateTime>> {
-    let text = text_or_empty(row, column)?;
-    if text.is_empty() {
-        return Ok(None);
+/// Bytes of a nullable column.
+pub(crate) fn blob(row: &dyn Row, column: usize) -> Sql<Option<&[u8]>> {
+    match row.cell(column)? {
+        Cell::Null => Ok(None),
+        Cell::Blob(blob) => Ok(Some(blob)),
+        _ => Err(Fault::unreadable(format!("column {column} does not hold bytes"))),
     }
-    match parse_time(&text) {
+}
+
+/// Time of a nullable column.
+pub(crate) fn time_or_none(row: &dyn Row, column: usize) -> Sql<Option<OffsetDateTime>> {
+    let text = match row.cell(column)? {
+        Cell::Null | Cell::Text("") => return Ok(None),
+        Cell::Time(at) => return Ok(Some(at)),
+        Cell::Text(text) => text,
+        _ => return Err(Fault::unreadable(format!("column {column} is not a time"))),
+    };
+    match parse_time(text) {
         Some(at) => Ok(Some(at)),
         None => Err(Fault::unreadable(format!("stored time {text:?} is invalid"))),
     }

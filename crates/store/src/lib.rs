@@ -1,9 +1,9 @@
 //! The datastore on SQL: the reference's schema and encodings, so that either server opens the other's
-//! database. SQLite today; `schema`, `convert` and the shape of `query` are what other databases share.
+//! database. `query` is one set of operations for all kinds of databases; what differs is in `sql::dialect`.
 //!
-//! One thread owns the connection that writes and shares a transaction among the jobs that wait
+//! On SQLite one thread owns the connection that writes and shares a transaction among the jobs that wait
 //! ([`sqlite`](self)); a few connections read. Every function in `query` is synchronous and works on a
-//! connection, inside a transaction that its caller opened.
+//! session, inside a transaction that its caller opened.
 
 mod config;
 mod convert;
@@ -11,6 +11,7 @@ mod fault;
 mod plugin_data;
 mod query;
 mod schema;
+mod sql;
 mod sqlite;
 mod store;
 

@@ -1,12 +1,12 @@
-//! The store: one writer, a few readers, and the traits in `query`.
+//! The store: a database of one kind, and the traits in `query` on it.
 
-use rusqlite::Connection;
-use spire_ports::datastore::{Error, Result};
+use spire_ports::datastore::{Consistency, Error, Result};
 use tracing::{info, warn};
 
 use crate::config::SqlConfig;
 use crate::fault::{Fault, Sql};
 use crate::schema::migrate;
+use crate::sql::{Isolation, Session};
 use crate::sqlite::{Dsn, Readers, Writer, open_writer};
 
 /// How many connections read at most. Each keeps a cache of pages, and more would wait for the same disk.
@@ -33,8 +33,8 @@ impl SqlStore {
         config.validate()?;
         let dsn = Dsn::parse(&config.connection_string)?;
         info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
-        let conn = open_writer(&dsn).map_err(|fault| fault.0)?;
-        migrate(&conn, config.disable_migration).map_err(|fault| told_where(fault, &dsn))?;
+        let mut conn = open_writer(&dsn).map_err(|fault| fault.0)?;
+        migrate(&mut conn, config.disable_migration).map_err(|fault| told_where(fault, &dsn))?;
         info!(
             subsystem_name = "sql",
             r#type = config.database_type,
@@ -68,10 +68,19 @@ impl SqlStore {
         self.writer.close().await;
     }
 
-    /// Runs the work on a snapshot.
+    /// Runs the work on a snapshot of what is committed now.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        self.read_from(Consistency::Current, work).await
+    }
+
+    /// Runs the work on a snapshot, of a replica where that will do. It may run more than once.
+    pub(crate) async fn read_from<T: Send + 'static>(
+        &self,
+        _consistency: Consistency,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         match &self.readers {
             Some(readers) => readers.read(work).await,
@@ -79,10 +88,11 @@ impl SqlStore {
         }
     }
 
-    /// Runs the work in a transaction.
+    /// Runs the work in a transaction. It may run more than once, each time as if it had not run before.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+        _isolation: Isolation,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         self.writer.write(work).await
     }

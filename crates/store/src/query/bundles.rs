@@ -1,7 +1,6 @@
 //! Trust bundles. Each is one encoded message, so a change reads, alters and writes the whole.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, params};
 use spire_core::model::{Page, Paging};
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{Bundle, JwtAuthority, TrustDomain, X509Authority};
@@ -11,9 +10,12 @@ use tracing::{info, warn};
 
 use super::entries::by_rows;
 use super::entry_writes::delete_row;
-use super::{count, each_row, entry_event, execute, first_row, page, readable};
-use crate::convert::{bundle_from_blob, bundle_key, bundle_to_blob, now_text, text_or_empty, trust_domain};
+use super::{count, each_row, entry_event, first_row, page, readable};
+use crate::convert::{
+    blob, bundle_from_blob, bundle_key, bundle_to_blob, integer, now, text_or_empty, trust_domain,
+};
 use crate::fault::{Fault, Sql};
+use crate::sql::{Isolation, Row, Session, params};
 use crate::store::SqlStore;
 
 /// How many certificates an authority may consist of.
@@ -36,7 +38,7 @@ impl Bundles for SqlStore {
                     "SELECT id, trust_domain, data FROM bundles WHERE id > ?1 ORDER BY id LIMIT ?2",
                     params![after, limit],
                     |row| {
-                        let id: i64 = row.get(0)?;
+                        let id: i64 = integer(row, 0)?;
                         let bundle = trust_domain_of(row, 1).and_then(|domain| decode(domain, row, 2));
                         rows.push((id, readable("bundles", id, bundle)));
                         Ok(())
@@ -49,39 +51,39 @@ impl Bundles for SqlStore {
     }
 
     async fn bundle_count(&self) -> Result<u32> {
-        self.read(|conn| count(conn, "SELECT COUNT(*) FROM bundles", [])).await
+        self.read(|conn| count(conn, "SELECT COUNT(*) FROM bundles", &[])).await
     }
 
     async fn bundle_create(&self, bundle: &Bundle) -> Result<Bundle> {
         let bundle = bundle.clone();
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             insert(conn, &bundle)?;
-            Ok(bundle)
+            Ok(bundle.clone())
         })
         .await
     }
 
     async fn bundle_set(&self, bundle: &Bundle) -> Result<Bundle> {
         let bundle = bundle.clone();
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             set(conn, &bundle)?;
-            Ok(bundle)
+            Ok(bundle.clone())
         })
         .await
     }
 
     async fn bundle_update(&self, bundle: &Bundle, mask: BundleMask) -> Result<Bundle> {
         let update = bundle.clone();
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             let mut bundle = existing(conn, &update.trust_domain)?;
             if mask.x509_authorities {
-                bundle.x509_authorities = update.x509_authorities;
+                bundle.x509_authorities = update.x509_authorities.clone();
             }
             if mask.jwt_authorities {
-                bundle.jwt_authorities = update.jwt_authorities;
+                bundle.jwt_authorities = update.jwt_authorities.clone();
             }
             if mask.wit_authorities {
-                bundle.wit_authorities = update.wit_authorities;
+                bundle.wit_authorities = update.wit_authorities.clone();
             }
             if mask.refresh_hint {
                 bundle.refresh_hint = update.refresh_hint;
@@ -97,10 +99,10 @@ impl Bundles for SqlStore {
 
     async fn bundle_append(&self, bundle: &Bundle) -> Result<Bundle> {
         let addition = bundle.clone();
-        self.write(move |conn| match fetch(conn, &addition.trust_domain)? {
+        self.write(Isolation::Rows, move |conn| match fetch(conn, &addition.trust_domain)? {
             None => {
                 insert(conn, &addition)?;
-                Ok(addition)
+                Ok(addition.clone())
             }
             Some(mut bundle) => {
                 if bundle.merge(&addition) {
@@ -114,12 +116,12 @@ impl Bundles for SqlStore {
 
     async fn bundle_delete(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<()> {
         let domain = trust_domain.clone();
-        self.write(move |conn| delete(conn, &domain, mode)).await
+        self.write(Isolation::Absence, move |conn| delete(conn, &domain, mode)).await
     }
 
     async fn bundle_prune(&self, trust_domain: &TrustDomain, expired_before: Timestamp) -> Result<bool> {
         let domain = trust_domain.clone();
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             let Some(mut bundle) = fetch(conn, &domain)? else {
                 return Ok(false);
             };
@@ -134,7 +136,7 @@ impl Bundles for SqlStore {
 
     async fn x509_authority_taint(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()> {
         let (domain, key) = (trust_domain.clone(), subject_key_id.to_owned());
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             let mut bundle = existing(conn, &domain)?;
             let mut found = false;
             for authority in &mut bundle.x509_authorities {
@@ -156,7 +158,7 @@ impl Bundles for SqlStore {
 
     async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()> {
         let (domain, key) = (trust_domain.clone(), subject_key_id.to_owned());
-        self.write(move |conn| {
+        self.write(Isolation::Rows, move |conn| {
             let mut bundle = existing(conn, &domain)?;
             let mut kept = Vec::with_capacity(bundle.x509_authorities.len());
             let before = bundle.x509_authorities.len();
@@ -179,22 +181,22 @@ impl Bundles for SqlStore {
 
     async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| taint_key(conn, &domain, &kid, &JWT)).await
+        self.write(Isolation::Rows, move |conn| taint_key(conn, &domain, &kid, &JWT)).await
     }
 
     async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| revoke_key(conn, &domain, &kid, &JWT)).await
+        self.write(Isolation::Rows, move |conn| revoke_key(conn, &domain, &kid, &JWT)).await
     }
 
     async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| taint_key(conn, &domain, &kid, &WIT)).await
+        self.write(Isolation::Rows, move |conn| taint_key(conn, &domain, &kid, &WIT)).await
     }
 
     async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority> {
         let (domain, kid) = (trust_domain.clone(), kid.to_owned());
-        self.write(move |conn| revoke_key(conn, &domain, &kid, &WIT)).await
+        self.write(Isolation::Rows, move |conn| revoke_key(conn, &domain, &kid, &WIT)).await
     }
 }
 
@@ -209,7 +211,7 @@ const JWT: KeyKind =
 const WIT: KeyKind =
     KeyKind { keys: |bundle| &mut bundle.wit_authorities, missing: "no WIT Key found with provided key ID" };
 
-fn taint_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
+fn taint_key(conn: &mut dyn Session, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
     let mut bundle = existing(conn, domain)?;
     let authority = (kind.keys)(&mut bundle)
         .iter_mut()
@@ -224,7 +226,7 @@ fn taint_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind)
     Ok(tainted)
 }
 
-fn revoke_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
+fn revoke_key(conn: &mut dyn Session, domain: &TrustDomain, kid: &str, kind: &KeyKind) -> Sql<JwtAuthority> {
     let mut bundle = existing(conn, domain)?;
     let keys = (kind.keys)(&mut bundle);
     let index = keys
@@ -241,56 +243,53 @@ fn revoke_key(conn: &Connection, domain: &TrustDomain, kid: &str, kind: &KeyKind
 }
 
 /// The bundle of a trust domain.
-pub(super) fn fetch(conn: &Connection, domain: &TrustDomain) -> Sql<Option<Bundle>> {
-    first_row(conn, "SELECT data FROM bundles WHERE trust_domain = ?1", params![bundle_key(domain)], |row| {
+pub(super) fn fetch(conn: &mut dyn Session, domain: &TrustDomain) -> Sql<Option<Bundle>> {
+    first_row(conn, "SELECT data FROM bundles WHERE trust_domain = ?1", params![&bundle_key(domain)], |row| {
         decode(domain.clone(), row, 0)
     })
 }
 
 /// Stores a bundle, new or not.
-pub(super) fn set(conn: &Connection, bundle: &Bundle) -> Sql<()> {
-    execute(
-        conn,
+pub(super) fn set(conn: &mut dyn Session, bundle: &Bundle) -> Sql<()> {
+    conn.execute(
         "INSERT INTO bundles (created_at, updated_at, trust_domain, data) VALUES (?1, ?1, ?2, ?3) \
-         ON CONFLICT (trust_domain) DO UPDATE SET updated_at = ?1, data = ?3",
-        params![now_text(), bundle_key(&bundle.trust_domain), bundle_to_blob(bundle)],
+         {upsert trust_domain} updated_at = ?1, data = ?3",
+        params![now(), &bundle_key(&bundle.trust_domain), &*bundle_to_blob(bundle)],
     )?;
     Ok(())
 }
 
-fn existing(conn: &Connection, domain: &TrustDomain) -> Sql<Bundle> {
+fn existing(conn: &mut dyn Session, domain: &TrustDomain) -> Sql<Bundle> {
     Ok(fetch(conn, domain)?.ok_or(Error::NotFound)?)
 }
 
-fn insert(conn: &Connection, bundle: &Bundle) -> Sql<()> {
-    execute(
-        conn,
+fn insert(conn: &mut dyn Session, bundle: &Bundle) -> Sql<()> {
+    conn.execute(
         "INSERT INTO bundles (created_at, updated_at, trust_domain, data) VALUES (?1, ?1, ?2, ?3)",
-        params![now_text(), bundle_key(&bundle.trust_domain), bundle_to_blob(bundle)],
+        params![now(), &bundle_key(&bundle.trust_domain), &*bundle_to_blob(bundle)],
     )?;
     Ok(())
 }
 
-fn replace(conn: &Connection, bundle: &Bundle) -> Sql<()> {
-    execute(
-        conn,
+fn replace(conn: &mut dyn Session, bundle: &Bundle) -> Sql<()> {
+    conn.execute(
         "UPDATE bundles SET updated_at = ?1, data = ?2 WHERE trust_domain = ?3",
-        params![now_text(), bundle_to_blob(bundle), bundle_key(&bundle.trust_domain)],
+        params![now(), &*bundle_to_blob(bundle), &bundle_key(&bundle.trust_domain)],
     )?;
     Ok(())
 }
 
-fn replace_changed(conn: &Connection, bundle: &mut Bundle) -> Sql<()> {
+fn replace_changed(conn: &mut dyn Session, bundle: &mut Bundle) -> Sql<()> {
     bundle.sequence_number = bundle.sequence_number.saturating_add(1);
     replace(conn, bundle)
 }
 
-fn trust_domain_of(row: &rusqlite::Row<'_>, column: usize) -> Sql<TrustDomain> {
+fn trust_domain_of(row: &dyn Row, column: usize) -> Sql<TrustDomain> {
     trust_domain(&text_or_empty(row, column)?)
 }
 
-fn decode(domain: TrustDomain, row: &rusqlite::Row<'_>, column: usize) -> Sql<Bundle> {
-    bundle_from_blob(domain, row.get_ref(column)?.as_blob_or_null()?.unwrap_or_default())
+fn decode(domain: TrustDomain, row: &dyn Row, column: usize) -> Sql<Bundle> {
+    bundle_from_blob(domain, blob(row, column)?.unwrap_or_default())
 }
 
 fn has_subject_key_id(authority: &X509Authority, key: &str) -> Sql<bool> {
@@ -305,10 +304,10 @@ fn certificates(authority: &X509Authority) -> Sql<Vec<Certificate>> {
 
 /// Removes a bundle. Entries that federate with it follow the mode; each of them gets an event, since what
 /// its workloads receive changes.
-fn delete(conn: &Connection, domain: &TrustDomain, mode: DeleteMode) -> Sql<()> {
+fn delete(conn: &mut dyn Session, domain: &TrustDomain, mode: DeleteMode) -> Sql<()> {
     let key = bundle_key(domain);
-    let row = first_row(conn, "SELECT id FROM bundles WHERE trust_domain = ?1", params![key], |row| {
-        Ok(row.get::<_, i64>(0)?)
+    let row = first_row(conn, "SELECT id FROM bundles WHERE trust_domain = ?1", params![&key], |row| {
+        integer(row, 0)
     })?
     .ok_or(Error::NotFound)?;
     let mut federated = Vec::new();
@@ -317,7 +316,7 @@ fn delete(conn: &Connection, domain: &TrustDomain, mode: DeleteMode) -> Sql<()> 
         "SELECT registered_entry_id FROM federated_registration_entries WHERE bundle_id = ?1",
         params![row],
         |row| {
-            federated.push(row.get(0)?);
+            federated.push(integer(row, 0)?);
             Ok(())
         },
     )?;
@@ -325,16 +324,16 @@ fn delete(conn: &Connection, domain: &TrustDomain, mode: DeleteMode) -> Sql<()> 
         let text = format!("cannot delete bundle; federated with {} registration entries", federated.len());
         return Err(Error::InUse(text).into());
     }
-    let now = now_text();
+    let now = now();
     for (row, entry) in by_rows(conn, &federated)? {
         if mode == DeleteMode::Delete {
             delete_row(conn, row, entry)?;
         } else {
-            entry_event(conn, entry.id.as_str(), &now)?;
+            entry_event(conn, entry.id.as_str(), now)?;
         }
     }
-    execute(conn, "DELETE FROM federated_registration_entries WHERE bundle_id = ?1", params![row])?;
-    execute(conn, "DELETE FROM bundles WHERE id = ?1", params![row])?;
+    conn.execute("DELETE FROM federated_registration_entries WHERE bundle_id = ?1", params![row])?;
+    conn.execute("DELETE FROM bundles WHERE id = ?1", params![row])?;
     Ok(())
 }
 

@@ -1,13 +1,13 @@
 //! What belongs to the entries of a listing: selectors, DNS names and trust domains, each fetched with one
 //! statement and merged in row order.
 
-use rusqlite::{Connection, Row, params};
 use spire_core::model::Entry;
 use spire_core::spiffe::{Selector, Selectors, TrustDomain};
 
 use super::{each_row, readable};
-use crate::convert::{Interner, json_rows, text_or_empty, trust_domain};
+use crate::convert::{Interner, integer, json_rows, text_or_empty, trust_domain};
 use crate::fault::Sql;
+use crate::sql::{Row, Session, params};
 
 /// A statement in two forms; its rows start with the row id of the entry, in order.
 struct Children {
@@ -21,7 +21,7 @@ macro_rules! children {
     ($head:literal, $owner:literal, $tail:literal) => {
         Children {
             range: concat!($head, " WHERE ", $owner, " BETWEEN ?1 AND ?2 ", $tail),
-            scattered: concat!($head, " WHERE ", $owner, " IN (SELECT value FROM json_each(?1)) ", $tail),
+            scattered: concat!($head, " WHERE ", $owner, " {in_rows ?1} ", $tail),
         }
     };
 }
@@ -29,7 +29,7 @@ macro_rules! children {
 const SELECTORS: Children = children!(
     "SELECT registered_entry_id, type, value FROM selectors",
     "registered_entry_id",
-    "ORDER BY registered_entry_id, type, value"
+    "ORDER BY registered_entry_id"
 );
 
 const DNS_NAMES: Children = children!(
@@ -40,13 +40,17 @@ const DNS_NAMES: Children = children!(
 
 const FEDERATES_WITH: Children = children!(
     "SELECT F.registered_entry_id, B.trust_domain FROM federated_registration_entries F \
-     CROSS JOIN bundles B ON B.id = F.bundle_id",
+     {join} bundles B ON B.id = F.bundle_id",
     "F.registered_entry_id",
     "ORDER BY F.registered_entry_id, F.bundle_id"
 );
 
 /// Completes entries. They must be in the order of their row ids.
-pub(super) fn attach(conn: &Connection, entries: &mut [(i64, Entry)], interner: &mut Interner) -> Sql<()> {
+pub(super) fn attach(
+    conn: &mut dyn Session,
+    entries: &mut [(i64, Entry)],
+    interner: &mut Interner,
+) -> Sql<()> {
     let rows: Vec<i64> = entries.iter().map(|(row, _)| *row).collect();
     let mut own: Vec<Selector> = Vec::new();
     let mut owner = 0;
@@ -91,17 +95,17 @@ fn distribute<T>(values: Vec<(usize, T)>, mut give: impl FnMut(usize, Box<[T]>))
 
 /// Calls `each` with the children of the entries in `rows` (sorted), and the index of their entry.
 fn each_child(
-    conn: &Connection,
+    conn: &mut dyn Session,
     children: &Children,
     rows: &[i64],
-    mut each: impl FnMut(usize, &Row<'_>) -> Sql<()>,
+    mut each: impl FnMut(usize, &dyn Row) -> Sql<()>,
 ) -> Sql<()> {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
         return Ok(());
     };
     let mut index = 0;
-    let merge = |row: &Row<'_>| {
-        let owner: i64 = row.get(0)?;
+    let merge = |row: &dyn Row| {
+        let owner: i64 = integer(row, 0)?;
         while rows.get(index).is_some_and(|row| *row < owner) {
             index += 1;
         }
@@ -109,8 +113,8 @@ fn each_child(
     };
     let span = last.abs_diff(*first);
     if span <= 4 * u64::try_from(rows.len()).unwrap_or(u64::MAX / 4) {
-        each_row(conn, children.range, params![first, last], merge)
+        each_row(conn, children.range, params![*first, *last], merge)
     } else {
-        each_row(conn, children.scattered, params![json_rows(rows)], merge)
+        each_row(conn, children.scattered, params![&json_rows(rows)], merge)
     }
 }

@@ -1,7 +1,7 @@
 //! Registration entries: writing. An item of a batch is checked before it writes, so that one that fails leaves
-//! nothing behind and the others need no savepoint: SQLite copies every page that a savepoint may restore.
+//! nothing behind and the others need no savepoint: SQLite copies every page that a savepoint may restore. (Where a
+//! statement that fails ends the transaction, each item has one.)
 
-use rusqlite::{Connection, params};
 use spire_core::model::{Attributes, Entry, EntryId, EntryMask};
 use spire_core::spiffe::TrustDomain;
 use spire_core::time::Timestamp;
@@ -10,33 +10,34 @@ use time::OffsetDateTime;
 use tracing::info;
 
 use super::entries::{by_rows, row_by_entry_id, selectors_of};
-use super::{each_row, entry_event, execute, first_row};
-use crate::convert::{attributes_to_blob, bundle_key, check_entry_id, rounded, text_or_empty, time_text};
+use super::{each_row, entry_event, first_row};
+use crate::convert::{attributes_to_blob, bundle_key, check_entry_id, integer, now, rounded, text_or_empty};
 use crate::fault::Sql;
+use crate::sql::{Session, in_savepoint, params};
 
 /// How many entries of one SPIFFE ID are compared before the search goes by parent instead.
 const FEW: i64 = 64;
 
 /// Creates entries; an outcome an item.
-pub(super) fn create(conn: &Connection, entries: Vec<Entry>) -> Sql<Vec<Result<Creation>>> {
-    let now = OffsetDateTime::now_utc();
-    let now_text = time_text(now);
-    each_item(conn, entries, |mut entry| {
-        validate(&entry)?;
-        if let Some(similar) = similar(conn, &entry)? {
+pub(super) fn create(conn: &mut dyn Session, entries: &[Entry]) -> Sql<Vec<Result<Creation>>> {
+    let now = now();
+    each_item(conn, entries, |conn, entry| {
+        validate(entry)?;
+        if let Some(similar) = similar(conn, entry)? {
             return Ok(Creation::Similar(similar));
         }
+        let mut entry = entry.clone();
         let bundles = bundle_rows(conn, &mut entry.federates_with)?;
         entry.revision = 0;
         entry.created_at = rounded(now);
         entry.attributes = stored_attributes(entry.attributes);
-        execute(
-            conn,
+        let attributes = attributes_to_blob(entry.attributes);
+        let row = conn.insert(
             "INSERT INTO registered_entries (created_at, updated_at, entry_id, spiffe_id, parent_id, ttl, admin, \
              downstream, expiry, revision_number, store_svid, hint, jwt_svid_ttl, additional_attributes) \
              VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
-                now_text,
+                now,
                 entry.id.as_str(),
                 entry.spiffe_id.as_str(),
                 entry.parent_id.as_str(),
@@ -48,22 +49,24 @@ pub(super) fn create(conn: &Connection, entries: Vec<Entry>) -> Sql<Vec<Result<C
                 entry.store_svid,
                 &*entry.hint,
                 entry.jwt_svid_ttl,
-                attributes_to_blob(entry.attributes),
+                attributes.as_deref(),
             ],
         )?;
-        let row = conn.last_insert_rowid();
         insert_federates_with(conn, row, &bundles)?;
-        insert_selectors(conn, row, &entry, &now_text)?;
-        insert_dns_names(conn, row, &entry, &now_text)?;
-        let event = entry_event(conn, entry.id.as_str(), &now_text)?;
+        insert_selectors(conn, row, &entry, now)?;
+        insert_dns_names(conn, row, &entry, now)?;
+        let event = entry_event(conn, entry.id.as_str(), now)?;
         Ok(Creation::Created(Written { value: entry, event }))
     })
 }
 
 /// Updates masked fields; an outcome an item.
-pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<Vec<Result<Written<Entry>>>> {
-    let now = crate::convert::now_text();
-    each_item(conn, updates, |(update, mask)| {
+pub(super) fn update(
+    conn: &mut dyn Session,
+    updates: &[(Entry, EntryMask)],
+) -> Sql<Vec<Result<Written<Entry>>>> {
+    let now = now();
+    each_item(conn, updates, |conn, (update, mask)| {
         let Some((row, mut entry)) = row_by_entry_id(conn, update.id.as_str())? else {
             return Err(Error::NotFound.into());
         };
@@ -73,8 +76,8 @@ pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<V
             if mask.federates_with { bundle_rows(conn, &mut entry.federates_with)? } else { Vec::new() };
         entry.revision += 1;
         entry.attributes = stored_attributes(entry.attributes);
-        execute(
-            conn,
+        let attributes = attributes_to_blob(entry.attributes);
+        conn.execute(
             "UPDATE registered_entries SET updated_at = ?1, spiffe_id = ?2, parent_id = ?3, ttl = ?4, admin = ?5, \
              downstream = ?6, expiry = ?7, revision_number = ?8, store_svid = ?9, hint = ?10, jwt_svid_ttl = ?11, \
              additional_attributes = ?12 WHERE id = ?13",
@@ -90,44 +93,48 @@ pub(super) fn update(conn: &Connection, updates: &[(Entry, EntryMask)]) -> Sql<V
                 entry.store_svid,
                 &*entry.hint,
                 entry.jwt_svid_ttl,
-                attributes_to_blob(entry.attributes),
+                attributes.as_deref(),
                 row,
             ],
         )?;
         if mask.selectors {
-            execute(conn, "DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
-            insert_selectors(conn, row, &entry, &now)?;
+            conn.execute("DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
+            insert_selectors(conn, row, &entry, now)?;
         }
         if mask.dns_names {
-            execute(conn, "DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
-            insert_dns_names(conn, row, &entry, &now)?;
+            conn.execute("DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
+            insert_dns_names(conn, row, &entry, now)?;
         }
         if mask.federates_with {
             delete_federates_with(conn, row)?;
             insert_federates_with(conn, row, &bundles)?;
         }
-        let event = entry_event(conn, entry.id.as_str(), &now)?;
+        let event = entry_event(conn, entry.id.as_str(), now)?;
         Ok(Written { value: entry, event })
     })
 }
 
 /// Deletes entries; an outcome an item.
-pub(super) fn delete(conn: &Connection, ids: &[EntryId]) -> Sql<Vec<Result<Written<Entry>>>> {
-    each_item(conn, ids, |id| match row_by_entry_id(conn, id.as_str())? {
+pub(super) fn delete(conn: &mut dyn Session, ids: &[EntryId]) -> Sql<Vec<Result<Written<Entry>>>> {
+    each_item(conn, ids, |conn, id| match row_by_entry_id(conn, id.as_str())? {
         Some((row, entry)) => delete_row(conn, row, entry),
         None => Err(Error::NotFound.into()),
     })
 }
 
 /// Deletes entries that have expired.
-pub(super) fn prune(conn: &Connection, expired_before: Timestamp, limit: u32) -> Sql<Vec<Written<Entry>>> {
+pub(super) fn prune(
+    conn: &mut dyn Session,
+    expired_before: Timestamp,
+    limit: u32,
+) -> Sql<Vec<Written<Entry>>> {
     let mut rows = Vec::new();
     each_row(
         conn,
         "SELECT id FROM registered_entries WHERE expiry <> 0 AND expiry < ?1 ORDER BY id LIMIT ?2",
         params![expired_before.unix(), limit],
         |row| {
-            rows.push(row.get(0)?);
+            rows.push(integer(row, 0)?);
             Ok(())
         },
     )?;
@@ -147,31 +154,31 @@ pub(super) fn prune(conn: &Connection, expired_before: Timestamp, limit: u32) ->
 }
 
 /// Deletes one entry with all that belongs to it, and appends the event.
-pub(super) fn delete_row(conn: &Connection, row: i64, entry: Entry) -> Sql<Written<Entry>> {
+pub(super) fn delete_row(conn: &mut dyn Session, row: i64, entry: Entry) -> Sql<Written<Entry>> {
     delete_federates_with(conn, row)?;
-    execute(conn, "DELETE FROM registered_entries WHERE id = ?1", params![row])?;
-    execute(conn, "DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
-    execute(conn, "DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
-    let event = entry_event(conn, entry.id.as_str(), &crate::convert::now_text())?;
+    conn.execute("DELETE FROM registered_entries WHERE id = ?1", params![row])?;
+    conn.execute("DELETE FROM selectors WHERE registered_entry_id = ?1", params![row])?;
+    conn.execute("DELETE FROM dns_names WHERE registered_entry_id = ?1", params![row])?;
+    let event = entry_event(conn, entry.id.as_str(), now())?;
     Ok(Written { value: entry, event })
 }
 
 /// Runs the work for each item so that the failure of one leaves the others be. A failure of the database
 /// itself, or of an item that has written, ends the batch, whose transaction is undone as a whole.
 fn each_item<I, T>(
-    conn: &Connection,
+    conn: &mut dyn Session,
     items: impl IntoIterator<Item = I>,
-    mut work: impl FnMut(I) -> Sql<T>,
+    mut work: impl FnMut(&mut dyn Session, I) -> Sql<T>,
 ) -> Sql<Vec<Result<T>>> {
     let items = items.into_iter();
     let mut outcomes = Vec::with_capacity(items.size_hint().0);
     for item in items {
-        let before = conn.total_changes();
-        match work(item) {
+        let before = conn.changes();
+        let undone = conn.dialect().failure_ends_transaction();
+        match in_savepoint(conn, |conn| work(conn, item))? {
             Ok(value) => outcomes.push(Ok(value)),
-            Err(fault) if matches!(fault.0, Error::Unavailable(_)) || conn.total_changes() != before => {
-                return Err(fault);
-            }
+            Err(fault) if matches!(fault.0, Error::Unavailable(_)) => return Err(fault),
+            Err(fault) if !undone && conn.changes() != before => return Err(fault),
             Err(fault) => outcomes.push(Err(fault.0)),
         }
     }
@@ -222,8 +229,8 @@ fn stored_attributes(attributes: Option<Attributes>) -> Option<Attributes> {
 }
 
 /// The entry with the same SPIFFE ID, parent and selectors. The search goes by SPIFFE ID, unless many entries
-/// share it: then by parent. The plus sign keeps the database from choosing the other index.
-fn similar(conn: &Connection, entry: &Entry) -> Sql<Option<Entry>> {
+/// share it: then by parent.
+fn similar(conn: &mut dyn Session, entry: &Entry) -> Sql<Option<Entry>> {
     let (id, parent) = (entry.spiffe_id.as_str(), entry.parent_id.as_str());
     let mut seen = 0;
     let mut candidates: Vec<i64> = Vec::new();
@@ -234,7 +241,7 @@ fn similar(conn: &Connection, entry: &Entry) -> Sql<Option<Entry>> {
         |row| {
             seen += 1;
             if text_or_empty(row, 1)? == parent {
-                candidates.push(row.get(0)?);
+                candidates.push(integer(row, 0)?);
             }
             Ok(())
         },
@@ -243,10 +250,10 @@ fn similar(conn: &Connection, entry: &Entry) -> Sql<Option<Entry>> {
         candidates.clear();
         each_row(
             conn,
-            "SELECT id FROM registered_entries WHERE parent_id = ?2 AND +spiffe_id = ?1",
+            "SELECT id FROM registered_entries WHERE parent_id = ?2 AND {unindexed spiffe_id} = ?1",
             params![id, parent],
             |row| {
-                candidates.push(row.get(0)?);
+                candidates.push(integer(row, 0)?);
                 Ok(())
             },
         )?;
@@ -262,15 +269,15 @@ fn similar(conn: &Connection, entry: &Entry) -> Sql<Option<Entry>> {
 
 /// The rows of the bundles that an entry federates with. Puts the trust domains into the order in which
 /// they are read back: that of the bundles' rows, without duplicates.
-fn bundle_rows(conn: &Connection, domains: &mut Box<[TrustDomain]>) -> Sql<Vec<i64>> {
+fn bundle_rows(conn: &mut dyn Session, domains: &mut Box<[TrustDomain]>) -> Sql<Vec<i64>> {
     if domains.is_empty() {
         return Ok(Vec::new());
     }
     let mut found: Vec<(i64, TrustDomain)> = Vec::with_capacity(domains.len());
     for domain in &**domains {
         let key = bundle_key(domain);
-        let row = first_row(conn, "SELECT id FROM bundles WHERE trust_domain = ?1", params![key], |row| {
-            Ok(row.get::<_, i64>(0)?)
+        let row = first_row(conn, "SELECT id FROM bundles WHERE trust_domain = ?1", params![&key], |row| {
+            integer(row, 0)
         })?;
         match row {
             Some(row) => found.push((row, domain.clone())),
@@ -286,26 +293,24 @@ fn bundle_rows(conn: &Connection, domains: &mut Box<[TrustDomain]>) -> Sql<Vec<i
     Ok(rows)
 }
 
-fn insert_federates_with(conn: &Connection, row: i64, bundles: &[i64]) -> Sql<()> {
+fn insert_federates_with(conn: &mut dyn Session, row: i64, bundles: &[i64]) -> Sql<()> {
     for bundle in bundles {
-        execute(
-            conn,
+        conn.execute(
             "INSERT INTO federated_registration_entries (bundle_id, registered_entry_id) VALUES (?1, ?2)",
-            params![bundle, row],
+            params![*bundle, row],
         )?;
     }
     Ok(())
 }
 
-fn delete_federates_with(conn: &Connection, row: i64) -> Sql<()> {
-    execute(conn, "DELETE FROM federated_registration_entries WHERE registered_entry_id = ?1", params![row])?;
+fn delete_federates_with(conn: &mut dyn Session, row: i64) -> Sql<()> {
+    conn.execute("DELETE FROM federated_registration_entries WHERE registered_entry_id = ?1", params![row])?;
     Ok(())
 }
 
-fn insert_selectors(conn: &Connection, row: i64, entry: &Entry, now: &str) -> Sql<()> {
+fn insert_selectors(conn: &mut dyn Session, row: i64, entry: &Entry, now: OffsetDateTime) -> Sql<()> {
     for selector in &entry.selectors {
-        execute(
-            conn,
+        conn.execute(
             "INSERT INTO selectors (created_at, updated_at, registered_entry_id, type, value) \
              VALUES (?1, ?1, ?2, ?3, ?4)",
             params![now, row, selector.kind(), selector.value()],
@@ -314,11 +319,9 @@ fn insert_selectors(conn: &Connection, row: i64, entry: &Entry, now: &str) -> Sq
     Ok(())
 }
 
-fn insert_dns_names(conn: &Connection, row: i64, entry: &Entry, now: &str) -> Sql<()> {
+fn insert_dns_names(conn: &mut dyn Session, row: i64, entry: &Entry, now: OffsetDateTime) -> Sql<()> {
     for name in &*entry.dns_names {
-        execute(
-            conn,
-            "INSERT INTO dns_names (created_at, updated_at, registered_entry_id, value) VALUES (?1, ?1, ?2, ?3)",
+        conn.execute("INSERT INTO dns_names (created_at, updated_at, registered_entry_id, value) VALUES (?1, ?1, ?2, ?3)",
             params![now, row, &**name],
         )?;
     }

@@ -1,16 +1,16 @@
 //! The change logs. Rows are appended by the writes themselves, in `entry_writes` and `nodes`.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, params, params_from_iter};
 use spire_core::model::EntryId;
 use spire_core::spiffe::SpiffeId;
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{Event, EventId, Events, Result};
 
 use super::filter::Conditions;
-use super::{each_row, event_id, execute, first_row, number, readable};
-use crate::convert::{spiffe_id, text_or_empty};
+use super::{borrowed, each_row, event_id, first_row, number, readable};
+use crate::convert::{integer, spiffe_id, text_or_empty};
 use crate::fault::Sql;
+use crate::sql::{Isolation, Session, params};
 use crate::store::SqlStore;
 
 /// The statements on one of the two logs.
@@ -27,14 +27,7 @@ macro_rules! log {
             table: $table,
             after: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id > ?1 ORDER BY id LIMIT ?2"),
             one: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id = ?1"),
-            // Pruning may have emptied the table; the sequence remembers what was given out.
-            latest: concat!(
-                "SELECT MAX(COALESCE((SELECT MAX(id) FROM ",
-                $table,
-                "), 0), COALESCE((SELECT seq FROM sqlite_sequence WHERE name = '",
-                $table,
-                "'), 0))"
-            ),
+            latest: concat!("SELECT {last_id ", $table, "}"),
         }
     };
 }
@@ -54,8 +47,8 @@ impl Events for SqlStore {
 
     async fn latest_events(&self) -> Result<(EventId, EventId)> {
         self.read(|conn| {
-            let entries = event_id(number(conn, ENTRIES.latest, [])?);
-            Ok((entries, event_id(number(conn, NODES.latest, [])?)))
+            let entries = event_id(number(conn, ENTRIES.latest, &[])?);
+            Ok((entries, event_id(number(conn, NODES.latest, &[])?)))
         })
         .await
     }
@@ -69,12 +62,12 @@ impl Events for SqlStore {
     }
 
     async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
-        self.write(move |conn| {
+        self.write(Isolation::Statement, move |conn| {
             for log in [&ENTRIES, &NODES] {
-                let mut old = Conditions::default();
-                old.time("created_at", "<", created_before);
+                let mut old = Conditions::new(1);
+                old.before("created_at", created_before);
                 let sql = format!("DELETE FROM {} WHERE TRUE{}", log.table, old.sql);
-                execute(conn, &sql, params_from_iter(old.values))?;
+                conn.execute(&sql, &borrowed(&[], &old.values))?;
             }
             Ok(())
         })
@@ -92,7 +85,7 @@ fn row_id(id: EventId) -> i64 {
 }
 
 fn list<K>(
-    conn: &Connection,
+    conn: &mut dyn Session,
     log: &Log,
     after: EventId,
     limit: u32,
@@ -104,7 +97,7 @@ fn list<K>(
         let mut rows = 0;
         let start = after;
         each_row(conn, log.after, params![start, limit], |row| {
-            after = row.get(0)?;
+            after = integer(row, 0)?;
             rows += 1;
             let key = readable(log.table, after, text_or_empty(row, 1).and_then(|text| key(&text)));
             events.extend(key.map(|key| Event { id: event_id(after), key }));
@@ -117,7 +110,12 @@ fn list<K>(
     }
 }
 
-fn one<K>(conn: &Connection, log: &Log, id: EventId, key: impl Fn(&str) -> Sql<K>) -> Sql<Option<Event<K>>> {
+fn one<K>(
+    conn: &mut dyn Session,
+    log: &Log,
+    id: EventId,
+    key: impl Fn(&str) -> Sql<K>,
+) -> Sql<Option<Event<K>>> {
     let found = first_row(conn, log.one, params![row_id(id)], |row| {
         Ok(readable(log.table, row_id(id), text_or_empty(row, 1).and_then(|text| key(&text))))
     })?;

@@ -1,23 +1,26 @@
 //! Conditions of listings, put together from a fixed set of texts: values are always bound.
 
-use rusqlite::types::Value;
 use spire_core::model::{EntryFilter, NodeFilter, SelectorMatch, SetMatch};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::Error;
 
-use crate::convert::{bundle_key, json_selectors, json_texts, timestamp_text};
+use crate::convert::{bundle_key, json_selectors, json_texts};
 use crate::fault::Sql;
+use crate::sql::Value;
 
-/// Conditions, each starting with ` AND `, and the values of their question marks in order.
-#[derive(Default)]
+/// Conditions, each starting with ` AND `, and the values of their placeholders in order.
 pub(super) struct Conditions {
     pub(super) sql: String,
     pub(super) values: Vec<Value>,
+    /// The number of the first placeholder.
+    first: usize,
 }
 
 /// A set that belongs to a row, as rows of another table.
 struct SetTable {
-    /// Rows of the wanted set, each joined with the members it equals: `W` wanted, then the table.
+    /// The wanted set, as a place of canonical statements.
+    wanted: &'static str,
+    /// Joined with it: the members that equal one of its rows.
     common: &'static str,
     /// The column that names the owner.
     owner: &'static str,
@@ -26,51 +29,62 @@ struct SetTable {
 }
 
 const ENTRY_SELECTORS: SetTable = SetTable {
-    common: "json_each(?) W CROSS JOIN selectors S \
-             ON S.type = json_extract(W.value, '$[0]') AND S.value = json_extract(W.value, '$[1]')",
+    wanted: "pairs",
+    common: "{join} selectors S ON S.type = W.kind AND S.value = W.value",
     owner: "S.registered_entry_id",
     size: "(SELECT COUNT(*) FROM selectors A WHERE A.registered_entry_id = S.registered_entry_id)",
 };
 
 const ENTRY_FEDERATES_WITH: SetTable = SetTable {
-    common: "json_each(?) W CROSS JOIN bundles B ON B.trust_domain = W.value \
-             CROSS JOIN federated_registration_entries F ON F.bundle_id = B.id",
+    wanted: "texts",
+    common: "{join} bundles B ON B.trust_domain = W.value \
+             {join} federated_registration_entries F ON F.bundle_id = B.id",
     owner: "F.registered_entry_id",
     size: "(SELECT COUNT(*) FROM federated_registration_entries A \
             WHERE A.registered_entry_id = F.registered_entry_id)",
 };
 
 const NODE_SELECTORS: SetTable = SetTable {
-    common: "json_each(?) W CROSS JOIN node_resolver_map_entries S \
-             ON S.type = json_extract(W.value, '$[0]') AND S.value = json_extract(W.value, '$[1]')",
+    wanted: "pairs",
+    common: "{join} node_resolver_map_entries S ON S.type = W.kind AND S.value = W.value",
     owner: "S.spiffe_id",
     size: "(SELECT COUNT(*) FROM node_resolver_map_entries A WHERE A.spiffe_id = S.spiffe_id)",
 };
 
 impl Conditions {
-    fn equals(&mut self, column: &str, value: impl Into<Value>) {
-        self.sql.push_str(" AND ");
-        self.sql.push_str(column);
-        self.sql.push_str(" = ?");
-        self.values.push(value.into());
+    /// None yet; their placeholders are numbered from `first`.
+    pub(super) fn new(first: usize) -> Self {
+        Self { sql: String::new(), values: Vec::new(), first }
+    }
+
+    /// Keeps a value; returns its placeholder.
+    fn bind(&mut self, value: Value) -> String {
+        self.values.push(value);
+        format!("?{}", self.first + self.values.len() - 1)
+    }
+
+    fn equals(&mut self, column: &str, value: Value) {
+        let value = self.bind(value);
+        self.sql.push_str(&format!(" AND {column} = {value}"));
     }
 
     /// The owner's set compares with the wanted one as [`SetMatch::holds`] says. The wanted set has no
     /// duplicates, and neither has a stored one.
     fn set(&mut self, column: &str, table: &SetTable, wanted: String, size: usize, how: SetMatch) {
-        let SetTable { common, owner, size: all } = table;
+        let SetTable { wanted: place, common, owner, size: all } = table;
+        let set = self.bind(Value::Text(wanted));
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
         let having = match how {
-            SetMatch::Exact => format!("HAVING COUNT(*) = ? AND {all} = COUNT(*)"),
+            SetMatch::Exact => {
+                format!("HAVING COUNT(*) = {} AND {all} = COUNT(*)", self.bind(Value::Int(size)))
+            }
             SetMatch::Subset => format!("HAVING {all} = COUNT(*)"),
-            SetMatch::Superset => "HAVING COUNT(*) = ?".to_owned(),
+            SetMatch::Superset => format!("HAVING COUNT(*) = {}", self.bind(Value::Int(size))),
             SetMatch::Any => String::new(),
         };
-        self.sql
-            .push_str(&format!(" AND {column} IN (SELECT {owner} FROM {common} GROUP BY {owner} {having})"));
-        self.values.push(wanted.into());
-        if matches!(how, SetMatch::Exact | SetMatch::Superset) {
-            self.values.push(i64::try_from(size).unwrap_or(i64::MAX).into());
-        }
+        self.sql.push_str(&format!(
+            " AND {column} IN (SELECT {owner} FROM {{{place} {set}}} {common} GROUP BY {owner} {having})"
+        ));
     }
 
     fn selectors(&mut self, column: &str, table: &SetTable, wanted: &SelectorMatch, empty: &str) -> Sql<()> {
@@ -82,31 +96,33 @@ impl Conditions {
         Ok(())
     }
 
-    /// Compares a time column. The text decides within a margin of two days, which an index can use; what is
-    /// inside the margin is compared as a time, since a reference server writes its local time zone.
-    pub(super) fn time(&mut self, column: &str, operator: &str, at: Timestamp) {
-        const MARGIN: std::time::Duration = std::time::Duration::from_secs(2 * 86_400);
-        let coarse = if operator.starts_with('<') { at + MARGIN } else { at - MARGIN };
-        self.sql.push_str(&format!(" AND {column} {operator} ? AND unixepoch({column}) {operator} ?"));
-        self.values.push(timestamp_text(coarse).into());
-        self.values.push(at.unix().into());
+    /// The time in the column is before `at`.
+    pub(super) fn before(&mut self, column: &str, at: Timestamp) {
+        let at = self.bind(Value::Time(at));
+        self.sql.push_str(&format!(" AND {{before {column} {at}}}"));
+    }
+
+    /// The time in the column is `at` or later.
+    fn since(&mut self, column: &str, at: Timestamp) {
+        let at = self.bind(Value::Time(at));
+        self.sql.push_str(&format!(" AND {{since {column} {at}}}"));
     }
 }
 
-/// Which entries: columns of `registered_entries E`.
-pub(super) fn entries(filter: &EntryFilter) -> Sql<Conditions> {
-    let mut conditions = Conditions::default();
+/// Which entries: columns of `registered_entries E`; placeholders from `first` on.
+pub(super) fn entries(filter: &EntryFilter, first: usize) -> Sql<Conditions> {
+    let mut conditions = Conditions::new(first);
     if let Some(parent) = &filter.parent_id {
-        conditions.equals("E.parent_id", parent.as_str().to_owned());
+        conditions.equals("E.parent_id", Value::Text(parent.as_str().into()));
     }
     if let Some(id) = &filter.spiffe_id {
-        conditions.equals("E.spiffe_id", id.as_str().to_owned());
+        conditions.equals("E.spiffe_id", Value::Text(id.as_str().into()));
     }
     if let Some(hint) = &filter.hint {
-        conditions.equals("E.hint", hint.clone());
+        conditions.equals("E.hint", Value::Text(hint.clone()));
     }
     if let Some(downstream) = filter.downstream {
-        conditions.equals("COALESCE(E.downstream, 0)", i64::from(downstream));
+        conditions.equals("COALESCE(E.downstream, FALSE)", Value::Bool(downstream));
     }
     if let Some(wanted) = &filter.selectors {
         conditions.selectors("E.id", &ENTRY_SELECTORS, wanted, "cannot list by empty selector set")?;
@@ -124,11 +140,11 @@ pub(super) fn entries(filter: &EntryFilter) -> Sql<Conditions> {
     Ok(conditions)
 }
 
-/// Which nodes: columns of `attested_node_entries N`.
-pub(super) fn nodes(filter: &NodeFilter) -> Sql<Conditions> {
-    let mut conditions = Conditions::default();
+/// Which nodes: columns of `attested_node_entries N`; placeholders from `first` on.
+pub(super) fn nodes(filter: &NodeFilter, first: usize) -> Sql<Conditions> {
+    let mut conditions = Conditions::new(first);
     if let Some(kind) = &filter.attestation_type {
-        conditions.equals("N.data_type", kind.clone());
+        conditions.equals("N.data_type", Value::Text(kind.clone()));
     }
     match filter.banned {
         Some(true) => conditions.sql.push_str(" AND COALESCE(N.serial_number, '') = ''"),
@@ -136,13 +152,13 @@ pub(super) fn nodes(filter: &NodeFilter) -> Sql<Conditions> {
         None => {}
     }
     if let Some(can_reattest) = filter.can_reattest {
-        conditions.equals("COALESCE(N.can_reattest, 0)", i64::from(can_reattest));
+        conditions.equals("COALESCE(N.can_reattest, FALSE)", Value::Bool(can_reattest));
     }
     if let Some(at) = filter.expires_before {
-        conditions.time("N.expires_at", "<", at);
+        conditions.before("N.expires_at", at);
     }
     if let Some(at) = filter.valid_at {
-        conditions.time("N.expires_at", ">=", at);
+        conditions.since("N.expires_at", at);
     }
     if let Some(wanted) = &filter.selectors {
         conditions.selectors("N.spiffe_id", &NODE_SELECTORS, wanted, "cannot list by empty selectors set")?;

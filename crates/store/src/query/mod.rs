@@ -11,88 +11,86 @@ mod journals;
 mod nodes;
 mod tokens;
 
-use rusqlite::{Connection, Params, Row, params};
 use spire_core::model::{Page, Paging};
 use spire_ports::datastore::{Error, EventId};
+use time::OffsetDateTime;
 use tracing::warn;
 
-use crate::convert::{now_text, row_of_token};
+use crate::convert::{now, number_or_zero, row_of_token};
 use crate::fault::{Fault, Sql};
-
-/// Executes a statement, which the connection keeps prepared; returns the number of changed rows.
-fn execute(conn: &Connection, sql: &str, params: impl Params) -> Sql<usize> {
-    Ok(conn.prepare_cached(sql)?.execute(params)?)
-}
+use crate::sql::{Param, Row, Session, Value, params};
 
 /// Calls `each` with every row.
 fn each_row(
-    conn: &Connection,
+    conn: &mut dyn Session,
     sql: &str,
-    params: impl Params,
-    mut each: impl FnMut(&Row<'_>) -> Sql<()>,
+    params: &[Param<'_>],
+    mut each: impl FnMut(&dyn Row) -> Sql<()>,
 ) -> Sql<()> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    while let Some(row) = rows.next()? {
-        each(row)?;
-    }
-    Ok(())
+    conn.query(sql, params, &mut |row| each(row).map(|()| true))
 }
 
 /// The first row, if there is one.
 fn first_row<T>(
-    conn: &Connection,
+    conn: &mut dyn Session,
     sql: &str,
-    params: impl Params,
-    read: impl FnOnce(&Row<'_>) -> Sql<T>,
+    params: &[Param<'_>],
+    mut read: impl FnMut(&dyn Row) -> Sql<T>,
 ) -> Sql<Option<T>> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    rows.next()?.map(read).transpose()
+    let mut found = None;
+    conn.query(sql, params, &mut |row| {
+        found = Some(read(row)?);
+        Ok(false)
+    })?;
+    Ok(found)
 }
 
 /// A single number, NULL as zero.
-fn number(conn: &Connection, sql: &str, params: impl Params) -> Sql<i64> {
-    Ok(first_row(conn, sql, params, |row| Ok(row.get::<_, Option<i64>>(0)?))?.flatten().unwrap_or(0))
+fn number(conn: &mut dyn Session, sql: &str, params: &[Param<'_>]) -> Sql<i64> {
+    Ok(first_row(conn, sql, params, |row| number_or_zero(row, 0))?.unwrap_or(0))
 }
 
 /// A count for the port.
-fn count(conn: &Connection, sql: &str, params: impl Params) -> Sql<u32> {
+fn count(conn: &mut dyn Session, sql: &str, params: &[Param<'_>]) -> Sql<u32> {
     Ok(u32::try_from(number(conn, sql, params)?).unwrap_or(u32::MAX))
 }
 
-/// Row ids start at 1 and SQLite keeps them positive.
+/// Row ids start at 1 and are positive.
 fn event_id(row: i64) -> EventId {
     EventId::try_from(row).unwrap_or(0)
 }
 
 /// Appends to the log of entry changes.
-fn entry_event(conn: &Connection, entry_id: &str, now: &str) -> Sql<EventId> {
-    execute(
-        conn,
+fn entry_event(conn: &mut dyn Session, entry_id: &str, now: OffsetDateTime) -> Sql<EventId> {
+    let row = conn.insert(
         "INSERT INTO registered_entries_events (created_at, updated_at, entry_id) VALUES (?1, ?1, ?2)",
         params![now, entry_id],
     )?;
-    Ok(event_id(conn.last_insert_rowid()))
+    Ok(event_id(row))
 }
 
 /// Appends to the log of node changes.
-fn node_event(conn: &Connection, spiffe_id: &str) -> Sql<EventId> {
-    execute(
-        conn,
+fn node_event(conn: &mut dyn Session, spiffe_id: &str) -> Sql<EventId> {
+    let row = conn.insert(
         "INSERT INTO attested_node_entries_events (created_at, updated_at, spiffe_id) VALUES (?1, ?1, ?2)",
-        params![now_text(), spiffe_id],
+        params![now(), spiffe_id],
     )?;
-    Ok(event_id(conn.last_insert_rowid()))
+    Ok(event_id(row))
+}
+
+/// Numbers and the values of conditions, in this order, as parameters.
+fn borrowed<'a>(numbers: &[i64], values: &'a [Value]) -> Vec<Param<'a>> {
+    numbers.iter().map(|number| Param::Int(*number)).chain(values.iter().map(Value::param)).collect()
 }
 
 /// A row of a listing: its id, and its value unless what is stored cannot be read.
 type Listed<T> = (i64, Option<T>);
 
-/// Where a page starts and how many rows it may have: (row id before it, limit). Without paging, all rows.
+/// Where a page starts and how many rows it may have: (row id before it, limit). Without paging, all rows:
+/// a limit that no table reaches is understood by every database.
 fn bounds(paging: Option<&Paging>) -> Sql<(i64, i64)> {
     match paging {
-        None => Ok((0, -1)),
+        None => Ok((0, i64::MAX)),
         Some(Paging { size: 0, .. }) => {
             Err(Error::Invalid("cannot paginate with pagesize = 0".into()).into())
         }

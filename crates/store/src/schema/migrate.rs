@@ -1,17 +1,17 @@
 //! Opening a database: a new one gets the schema, an older one the missing steps, a newer one is used or
 //! refused (pkg/server/datastore/sqlstore/migration.go: migrateDB).
 
-use rusqlite::{Connection, OptionalExtension, params};
 use spire_ports::datastore::Error;
 use tracing::{debug, error, info, warn};
 
 use super::version::Version;
-use super::{CODE_VERSION, CREATE_SQLITE, OLDEST_UPGRADABLE, SCHEMA_VERSION, STEPS_SQLITE};
-use crate::convert::now_text;
+use super::{CODE_VERSION, OLDEST_UPGRADABLE, SCHEMA_VERSION, Schema};
+use crate::convert::{now, number_or_zero, text_or_empty};
 use crate::fault::Sql;
+use crate::sql::{Param, Session, params};
 
 /// Brings the schema of the database to what this code needs, or refuses to work with it.
-pub(crate) fn migrate(conn: &Connection, disabled: bool) -> Sql<()> {
+pub(crate) fn migrate(conn: &mut dyn Session, disabled: bool) -> Sql<()> {
     let Some((version, code_version)) = stored_version(conn)? else {
         return initialize(conn);
     };
@@ -65,46 +65,40 @@ fn code_version_of(text: &str) -> Sql<Version> {
 }
 
 /// The row of `migrations`; `None` in a new database.
-fn stored_version(conn: &Connection) -> Sql<Option<(i64, String)>> {
-    let has_table: bool = conn.query_row(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations')",
-        [],
-        |row| row.get(0),
-    )?;
-    if !has_table {
+fn stored_version(conn: &mut dyn Session) -> Sql<Option<(i64, String)>> {
+    let has_table = conn.dialect().schema().has_table;
+    if !exists(conn, has_table, params!["migrations"])? {
         return Ok(None);
     }
-    let row = conn
-        .query_row("SELECT version, code_version FROM migrations ORDER BY id LIMIT 1", [], |row| {
-            Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
-        })
-        .optional()?;
     // A table without a row stands for version 0, as gorm's FirstOrCreate makes it.
-    let (version, code_version) = row.unwrap_or_default();
-    Ok(Some((version.unwrap_or_default(), code_version.unwrap_or_default())))
+    let mut stored = (0, String::new());
+    conn.query("SELECT version, code_version FROM migrations ORDER BY id LIMIT 1", &[], &mut |row| {
+        stored = (number_or_zero(row, 0)?, text_or_empty(row, 1)?.into_owned());
+        Ok(false)
+    })?;
+    Ok(Some(stored))
 }
 
-fn initialize(conn: &Connection) -> Sql<()> {
+fn initialize(conn: &mut dyn Session) -> Sql<()> {
     info!(subsystem_name = "sql", "Initializing new database");
     in_transaction(conn, |conn| {
         // Two servers may start on the same new file: the one that waited finds the work done.
         if stored_version(conn)?.is_some() {
             return Ok(());
         }
-        for statement in CREATE_SQLITE {
-            conn.execute(statement, [])?;
+        for statement in conn.dialect().schema().create {
+            conn.batch(statement)?;
         }
-        let now = now_text();
         conn.execute(
             "INSERT INTO migrations (created_at, updated_at, version, code_version) VALUES (?1, ?1, ?2, ?3)",
-            params![now, SCHEMA_VERSION, CODE_VERSION],
+            params![now(), SCHEMA_VERSION, CODE_VERSION],
         )?;
         Ok(())
     })
 }
 
 /// Runs the steps that are missing, each in a transaction of its own.
-fn upgrade(conn: &Connection, mut version: i64) -> Sql<()> {
+fn upgrade(conn: &mut dyn Session, mut version: i64) -> Sql<()> {
     info!(subsystem_name = "sql", schema = version, "Running migrations...");
     while version < SCHEMA_VERSION {
         info!(subsystem_name = "sql", schema = version, version_info = version, "Migrating version");
@@ -116,9 +110,10 @@ fn upgrade(conn: &Connection, mut version: i64) -> Sql<()> {
             .into());
         }
         in_transaction(conn, |conn| {
-            for (_, table, column, statement) in STEPS_SQLITE.iter().filter(|(from, ..)| *from == version) {
-                if !has_column(conn, table, column)? {
-                    conn.execute(statement, [])?;
+            let Schema { steps, has_column, .. } = conn.dialect().schema();
+            for step in steps.iter().filter(|step| step.from == version) {
+                if !exists(conn, has_column, params![step.table, step.column])? {
+                    conn.batch(step.statement)?;
                 }
             }
             record_version(conn, version + 1)
@@ -129,29 +124,31 @@ fn upgrade(conn: &Connection, mut version: i64) -> Sql<()> {
     Ok(())
 }
 
-fn has_column(conn: &Connection, table: &str, column: &str) -> Sql<bool> {
-    Ok(conn.query_row(
-        "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2)",
-        params![table, column],
-        |row| row.get(0),
-    )?)
+/// Whether the query finds a row.
+fn exists(conn: &mut dyn Session, sql: &str, params: &[Param<'_>]) -> Sql<bool> {
+    let mut found = false;
+    conn.query(sql, params, &mut |_| {
+        found = true;
+        Ok(false)
+    })?;
+    Ok(found)
 }
 
-fn record_version(conn: &Connection, version: i64) -> Sql<()> {
+fn record_version(conn: &mut dyn Session, version: i64) -> Sql<()> {
     conn.execute(
         "UPDATE migrations SET version = ?1, code_version = ?2, updated_at = ?3",
-        params![version, CODE_VERSION, now_text()],
+        params![version, CODE_VERSION, now()],
     )?;
     Ok(())
 }
 
-fn in_transaction(conn: &Connection, work: impl FnOnce(&Connection) -> Sql<()>) -> Sql<()> {
-    conn.execute_batch("BEGIN IMMEDIATE")?;
+fn in_transaction(conn: &mut dyn Session, work: impl FnOnce(&mut dyn Session) -> Sql<()>) -> Sql<()> {
+    conn.batch(conn.dialect().schema().begin)?;
     match work(conn) {
-        Ok(()) => Ok(conn.execute_batch("COMMIT")?),
+        Ok(()) => conn.batch("COMMIT"),
         Err(error) => {
             // What failed is reported; the database may have rolled back by itself already.
-            let _ = conn.execute_batch("ROLLBACK");
+            let _ = conn.batch("ROLLBACK");
             Err(error)
         }
     }

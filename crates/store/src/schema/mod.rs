@@ -1,10 +1,10 @@
 //! The reference's schema, word for word, and what happens to it when a database is opened.
-//!
-//! The texts stand in `sqlite_master` of every database, which is why they look the way gorm writes
-//! them (pkg/server/datastore/sqlstore/models.go).
 
 mod migrate;
+mod sqlite;
 mod version;
+
+use crate::sql::Dialect;
 
 pub(crate) use migrate::migrate;
 
@@ -17,55 +17,36 @@ const OLDEST_UPGRADABLE: i64 = 23;
 /// The release whose schema and behaviour this is; stored, and compared with what others stored.
 const CODE_VERSION: &str = "1.15.3";
 
-/// Makes all tables and indexes of a new SQLite database, in the order of the reference.
-const CREATE_SQLITE: &[&str] = &[
-    r#"CREATE TABLE "federated_registration_entries" ("bundle_id" integer,"registered_entry_id" integer, PRIMARY KEY ("bundle_id","registered_entry_id"))"#,
-    r#"CREATE TABLE "bundles" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"trust_domain" varchar(255) NOT NULL,"data" blob )"#,
-    r#"CREATE UNIQUE INDEX uix_bundles_trust_domain ON "bundles"(trust_domain) "#,
-    r#"CREATE TABLE "attested_node_entries" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"spiffe_id" varchar(255),"data_type" varchar(255),"serial_number" varchar(255),"expires_at" datetime,"new_serial_number" varchar(255),"new_expires_at" datetime,"can_reattest" bool,"agent_version" varchar(255) )"#,
-    r#"CREATE INDEX idx_attested_node_entries_expires_at ON "attested_node_entries"(expires_at) "#,
-    r#"CREATE UNIQUE INDEX uix_attested_node_entries_spiffe_id ON "attested_node_entries"(spiffe_id) "#,
-    r#"CREATE TABLE "attested_node_entries_events" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"spiffe_id" varchar(255) )"#,
-    r#"CREATE TABLE "node_resolver_map_entries" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"spiffe_id" varchar(255),"type" varchar(255),"value" varchar(255) )"#,
-    r#"CREATE UNIQUE INDEX idx_node_resolver_map ON "node_resolver_map_entries"(spiffe_id, "type", "value") "#,
-    r#"CREATE TABLE "registered_entries" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"entry_id" varchar(255),"spiffe_id" varchar(255),"parent_id" varchar(255),"ttl" integer,"admin" bool,"downstream" bool,"expiry" bigint,"revision_number" bigint,"store_svid" bool,"hint" varchar(255),"jwt_svid_ttl" integer,"additional_attributes" blob )"#,
-    r#"CREATE INDEX idx_registered_entries_parent_id ON "registered_entries"(parent_id) "#,
-    r#"CREATE INDEX idx_registered_entries_expiry ON "registered_entries"("expiry") "#,
-    r#"CREATE INDEX idx_registered_entries_hint ON "registered_entries"("hint") "#,
-    r#"CREATE INDEX idx_registered_entries_spiffe_id ON "registered_entries"(spiffe_id) "#,
-    r#"CREATE UNIQUE INDEX uix_registered_entries_entry_id ON "registered_entries"(entry_id) "#,
-    r#"CREATE TABLE "registered_entries_events" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"entry_id" varchar(255) )"#,
-    r#"CREATE TABLE "join_tokens" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"token" varchar(255),"expiry" bigint )"#,
-    r#"CREATE UNIQUE INDEX uix_join_tokens_token ON "join_tokens"("token") "#,
-    r#"CREATE TABLE "selectors" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"registered_entry_id" integer,"type" varchar(255),"value" varchar(255) )"#,
-    r#"CREATE INDEX idx_selectors_type_value ON "selectors"("type", "value") "#,
-    r#"CREATE UNIQUE INDEX idx_selector_entry ON "selectors"(registered_entry_id, "type", "value") "#,
-    r#"CREATE TABLE "migrations" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"version" integer,"code_version" varchar(255) )"#,
-    r#"CREATE TABLE "dns_names" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"registered_entry_id" integer,"value" varchar(255) )"#,
-    r#"CREATE UNIQUE INDEX idx_dns_entry ON "dns_names"(registered_entry_id, "value") "#,
-    r#"CREATE TABLE "federated_trust_domains" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"trust_domain" varchar(255) NOT NULL,"bundle_endpoint_url" varchar(255),"bundle_endpoint_profile" varchar(255),"endpoint_spiffe_id" varchar(255),"implicit" bool )"#,
-    r#"CREATE UNIQUE INDEX uix_federated_trust_domains_trust_domain ON "federated_trust_domains"(trust_domain) "#,
-    r#"CREATE TABLE "ca_journals" ("id" integer primary key autoincrement,"created_at" datetime,"updated_at" datetime,"data" blob,"active_x509_authority_id" varchar(255),"active_jwt_authority_id" varchar(255) )"#,
-    r#"CREATE INDEX idx_ca_journals_active_x509_authority_id ON "ca_journals"(active_x509_authority_id) "#,
-    r#"CREATE INDEX idx_ca_journals_active_jwt_authority_id ON "ca_journals"(active_jwt_authority_id) "#,
-    r#"CREATE INDEX idx_federated_registration_entries_registered_entry_id ON "federated_registration_entries"(registered_entry_id) "#,
-];
+/// What a kind of database is told, and asked, about its schema.
+pub(crate) struct Schema {
+    /// Makes all tables and indexes of a new database, in the order of the reference.
+    create: &'static [&'static str],
+    /// The steps that lead away from a version: the column that each adds.
+    steps: &'static [Step],
+    /// A row if there is a table of the name in ?1.
+    has_table: &'static str,
+    /// A row if the table in ?1 has the column in ?2.
+    has_column: &'static str,
+    /// Begins a transaction in which the schema is changed.
+    begin: &'static str,
+}
 
-/// The step that leads away from a version, and the column that it adds: (version, table, column).
-const STEPS_SQLITE: &[(i64, &str, &str, &str)] = &[
-    (
-        23,
-        "attested_node_entries",
-        "agent_version",
-        r#"ALTER TABLE "attested_node_entries" ADD "agent_version" varchar(255)"#,
-    ),
-    (
-        24,
-        "registered_entries",
-        "additional_attributes",
-        r#"ALTER TABLE "registered_entries" ADD "additional_attributes" blob"#,
-    ),
-];
+/// A column that came with a version.
+struct Step {
+    from: i64,
+    table: &'static str,
+    column: &'static str,
+    statement: &'static str,
+}
+
+impl Dialect {
+    /// The schema on this kind of database.
+    fn schema(self) -> &'static Schema {
+        match self {
+            Self::Sqlite => &sqlite::SCHEMA,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

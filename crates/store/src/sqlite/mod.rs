@@ -2,6 +2,7 @@
 
 mod dsn;
 mod readers;
+mod session;
 mod writer;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use spire_ports::datastore::Error;
 
 pub(crate) use dsn::Dsn;
 pub(crate) use readers::Readers;
+pub(crate) use session::SqliteSession;
 pub(crate) use writer::Writer;
 
 use crate::fault::{Fault, Sql};
@@ -19,7 +21,7 @@ use crate::fault::{Fault, Sql};
 const STATEMENTS: usize = 96;
 
 /// Opens the connection that writes, and makes the file if there is none.
-pub(crate) fn open_writer(dsn: &Dsn) -> Sql<Connection> {
+pub(crate) fn open_writer(dsn: &Dsn) -> Sql<SqliteSession> {
     let conn = open(dsn)?;
     // The reference forces both, whatever the connection string says.
     let set = || -> rusqlite::Result<()> {
@@ -30,14 +32,14 @@ pub(crate) fn open_writer(dsn: &Dsn) -> Sql<Connection> {
         conn.pragma_update(None, "foreign_keys", true)
     };
     set().map_err(|error| with_path(error, dsn))?;
-    Ok(conn)
+    Ok(SqliteSession::new(conn))
 }
 
 /// Opens a connection that reads only. It may write to the `-shm` file, which WAL readers have to.
-pub(crate) fn open_reader(dsn: &Dsn) -> Sql<Connection> {
+pub(crate) fn open_reader(dsn: &Dsn) -> Sql<SqliteSession> {
     let conn = open(dsn)?;
     conn.pragma_update(None, "query_only", true).map_err(|error| with_path(error, dsn))?;
-    Ok(conn)
+    Ok(SqliteSession::new(conn))
 }
 
 fn open(dsn: &Dsn) -> Sql<Connection> {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
 use spire_ports::datastore::{Error, Result};
 use tokio::sync::Semaphore;
 
+use super::session::SqliteSession;
 use super::{Dsn, open_reader};
 use crate::fault::Sql;
+use crate::sql::Session;
 
 /// A bounded pool of connections. Cheap to clone.
 #[derive(Clone)]
@@ -17,7 +18,7 @@ pub(crate) struct Readers(Arc<Pool>);
 struct Pool {
     dsn: Dsn,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<SqliteSession>>,
 }
 
 impl Readers {
@@ -34,18 +35,18 @@ impl Readers {
     /// commit included.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+        work: impl FnOnce(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         let closed = || Error::Unavailable("the datastore is closed".into());
         let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| closed())?;
         let pool = self.0.clone();
         let read = move || {
             let idle = pool.idle.lock().pop();
-            let conn = match idle {
+            let mut conn = match idle {
                 Some(conn) => conn,
                 None => open_reader(&pool.dsn).map_err(|fault| fault.0)?,
             };
-            let outcome = snapshot(&conn, work);
+            let outcome = snapshot(&mut conn, work);
             if conn.is_autocommit() {
                 // Under the lock, so that `close` either sees the connection or is seen here.
                 let mut idle = pool.idle.lock();
@@ -68,10 +69,10 @@ impl Readers {
     }
 }
 
-fn snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Sql<T>) -> Sql<T> {
-    conn.prepare_cached("BEGIN")?.execute([])?;
+fn snapshot<T>(conn: &mut SqliteSession, work: impl FnOnce(&mut dyn Session) -> Sql<T>) -> Sql<T> {
+    conn.control("BEGIN")?;
     let outcome = work(conn);
     // Nothing was written: how the transaction ends does not matter.
-    conn.prepare_cached("ROLLBACK")?.execute([])?;
+    conn.control("ROLLBACK")?;
     outcome
 }

@@ -5,13 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
 use spire_ports::datastore::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use super::Dsn;
+use super::session::SqliteSession;
 use crate::fault::{Fault, Sql};
+use crate::sql::Session;
 
 /// How many jobs may wait; beyond that callers wait to hand theirs in.
 const QUEUE: usize = 256;
@@ -33,7 +34,7 @@ enum Message {
 /// Something to write, with someone who waits for it.
 trait Job: Send {
     /// Does the work in the transaction that is open. Whether its effects are to stay.
-    fn run(&mut self, conn: &Connection) -> bool;
+    fn run(&mut self, conn: &mut dyn Session) -> bool;
     /// Tells the one who waits, after the transaction ended this way.
     fn settle(self: Box<Self>, commit: &Result<()>);
     /// Tells the one who waits that there was no transaction to run in.
@@ -46,8 +47,8 @@ struct Task<T, F> {
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Sql<T> + Send> Job for Task<T, F> {
-    fn run(&mut self, conn: &Connection) -> bool {
+impl<T: Send, F: FnOnce(&mut dyn Session) -> Sql<T> + Send> Job for Task<T, F> {
+    fn run(&mut self, conn: &mut dyn Session) -> bool {
         let Some(work) = self.work.take() else { return false };
         if self.reply.is_closed() {
             // Whoever asked has gone, and nothing is done yet.
@@ -76,12 +77,12 @@ impl<T: Send, F: FnOnce(&Connection) -> Sql<T> + Send> Job for Task<T, F> {
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(conn: Connection, dsn: &Dsn) -> Result<Self> {
+    pub(crate) fn start(mut conn: SqliteSession, dsn: &Dsn) -> Result<Self> {
         let (messages, queue) = mpsc::channel(QUEUE);
         let path = dsn.display().to_owned();
         let thread = std::thread::Builder::new()
             .name("sql-writer".into())
-            .spawn(move || serve(&conn, queue, &path))
+            .spawn(move || serve(&mut conn, queue, &path))
             .map_err(|error| Error::Unavailable(format!("cannot start the writer: {error}")))?;
         Ok(Self { messages, thread: Mutex::new(Some(thread)) })
     }
@@ -90,7 +91,7 @@ impl Writer {
     /// transaction with others, and its effects are undone when it fails.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+        work: impl FnOnce(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         let closed = || Error::Unavailable("the datastore is closed".into());
         let (reply, outcome) = oneshot::channel();
@@ -113,7 +114,7 @@ impl Writer {
     }
 }
 
-fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, path: &str) {
+fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, path: &str) {
     while let Some(message) = queue.blocking_recv() {
         match message {
             Message::Work(job) => {
@@ -128,8 +129,13 @@ fn serve(conn: &Connection, mut queue: mpsc::Receiver<Message>, path: &str) {
 }
 
 /// Serves one job and those that wait behind it in one transaction. Whether to close.
-fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Message>, path: &str) -> bool {
-    if let Err(fault) = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])) {
+fn group(
+    conn: &mut SqliteSession,
+    first: Box<dyn Job>,
+    queue: &mut mpsc::Receiver<Message>,
+    path: &str,
+) -> bool {
+    if let Err(fault) = conn.control("BEGIN IMMEDIATE") {
         first.refuse(reported(Fault::from(fault), path));
         return false;
     }
@@ -164,7 +170,7 @@ fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Mess
     let ended = lost.and_then(|()| if conn.is_autocommit() { Ok(()) } else { commit(conn, path) });
     if ended.is_err() && !conn.is_autocommit() {
         // Nothing more can be done about a rollback that fails; the next BEGIN will report it.
-        let _ = conn.execute_batch("ROLLBACK");
+        let _ = conn.batch("ROLLBACK");
     }
     for job in jobs {
         job.settle(&ended);
@@ -172,21 +178,20 @@ fn group(conn: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Mess
     close
 }
 
-fn commit(conn: &Connection, path: &str) -> Result<()> {
-    let committed = conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
-    committed.map(drop).map_err(|error| reported(Fault::from(error), path))
+fn commit(conn: &SqliteSession, path: &str) -> Result<()> {
+    conn.control("COMMIT").map_err(|error| reported(Fault::from(error), path))
 }
 
 /// Runs the first job of a transaction: undoing it is undoing the transaction, which costs nothing until it
 /// happens. Whether the transaction is still open.
-fn undoable(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<bool> {
+fn undoable(conn: &mut SqliteSession, run: impl FnOnce(&mut dyn Session) -> bool) -> Sql<bool> {
     let keep = run(conn);
     match (keep, conn.is_autocommit()) {
         (true, true) => Err(rolled_back()),
         (true, false) => Ok(true),
         (false, true) => Ok(false),
         (false, false) => {
-            conn.execute_batch("ROLLBACK")?;
+            conn.batch("ROLLBACK")?;
             Ok(false)
         }
     }
@@ -198,20 +203,16 @@ fn rolled_back() -> Fault {
 }
 
 /// Runs a further job so that it can be undone alone. An error means that the whole transaction is lost.
-fn savepoint(conn: &Connection, run: impl FnOnce(&Connection) -> bool) -> Sql<()> {
-    let execute = |sql: &str| -> Sql<()> {
-        conn.prepare_cached(sql)?.execute([])?;
-        Ok(())
-    };
-    execute("SAVEPOINT job")?;
+fn savepoint(conn: &mut SqliteSession, run: impl FnOnce(&mut dyn Session) -> bool) -> Sql<()> {
+    conn.control("SAVEPOINT job")?;
     let keep = run(conn);
     if conn.is_autocommit() {
         return Err(rolled_back());
     }
     if !keep {
-        execute("ROLLBACK TO job")?;
+        conn.control("ROLLBACK TO job")?;
     }
-    execute("RELEASE job")
+    Ok(conn.control("RELEASE job")?)
 }
 
 /// Logs a failure of the database itself with its path, which callers over the network are not told.

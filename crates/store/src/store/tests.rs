@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use rusqlite::Connection;
 use spire_core::model::JoinToken;
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{Bundles, Error, JoinTokens};
 
 use super::SqlStore;
 use crate::config::SqlConfig;
+use crate::convert::text_or_empty;
 use crate::fault::{Fault, Sql};
+use crate::sql::{Isolation, Session, params};
 
 fn on_file() -> (Arc<SqlStore>, tempfile::TempDir, SqlConfig) {
     let dir = tempfile::tempdir().unwrap();
@@ -18,16 +19,21 @@ fn on_file() -> (Arc<SqlStore>, tempfile::TempDir, SqlConfig) {
     (Arc::new(SqlStore::open(&config).unwrap()), dir, config)
 }
 
-fn insert(conn: &Connection, token: &str) -> Sql<()> {
-    conn.execute("INSERT INTO join_tokens (token, expiry) VALUES (?1, 1)", [token])?;
+const ROWS: Isolation = Isolation::Rows;
+
+fn insert(conn: &mut dyn Session, token: &str) -> Sql<()> {
+    conn.execute("INSERT INTO join_tokens (token, expiry) VALUES (?1, 1)", params![token])?;
     Ok(())
 }
 
 async fn tokens(store: &SqlStore) -> Vec<String> {
-    let read = |conn: &Connection| -> Sql<Vec<String>> {
-        let mut statement = conn.prepare("SELECT token FROM join_tokens ORDER BY id")?;
-        let tokens = statement.query_map([], |row| row.get(0))?;
-        Ok(tokens.collect::<Result<_, _>>()?)
+    let read = |conn: &mut dyn Session| -> Sql<Vec<String>> {
+        let mut tokens = Vec::new();
+        conn.query("SELECT token FROM join_tokens ORDER BY id", &[], &mut |row| {
+            tokens.push(text_or_empty(row, 0)?.into_owned());
+            Ok(true)
+        })?;
+        Ok(tokens)
     };
     store.read(read).await.unwrap()
 }
@@ -41,12 +47,12 @@ async fn jobs_of_one_transaction_do_not_disturb_each_other() {
     let first = tokio::spawn({
         let store = store.clone();
         async move {
-            let work = move |conn: &Connection| {
+            let work = move |conn: &mut dyn Session| {
                 started.send(()).unwrap();
                 released.recv().unwrap();
                 insert(conn, "first")
             };
-            store.write(work).await
+            store.write(ROWS, work).await
         }
     });
     has_started.recv().unwrap();
@@ -54,7 +60,7 @@ async fn jobs_of_one_transaction_do_not_disturb_each_other() {
     for i in 0..200 {
         let store = store.clone();
         jobs.spawn(async move {
-            let work = move |conn: &Connection| {
+            let work = move |conn: &mut dyn Session| {
                 insert(conn, &format!("t{i}"))?;
                 match i % 4 {
                     0 => Err(Fault(Error::NotFound)),
@@ -62,13 +68,13 @@ async fn jobs_of_one_transaction_do_not_disturb_each_other() {
                     _ => Ok(()),
                 }
             };
-            (i, store.write(work).await)
+            (i, store.write(ROWS, work).await)
         });
     }
     // A caller that gave up before its turn: nothing is written for it.
     let gone = tokio::spawn({
         let store = store.clone();
-        async move { store.write(|conn| insert(conn, "gone")).await }
+        async move { store.write(ROWS, |conn| insert(conn, "gone")).await }
     });
     gone.abort();
     assert!(gone.await.is_err());
@@ -96,19 +102,18 @@ async fn jobs_of_one_transaction_do_not_disturb_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_an_error_and_not_a_loss() {
     let (store, _dir, config) = on_file();
-    store.write(|conn| insert(conn, "before")).await.unwrap();
+    store.write(ROWS, |conn| insert(conn, "before")).await.unwrap();
     let bound = |pages: u32| {
-        move |conn: &Connection| -> Sql<()> {
-            conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
-            Ok(())
+        move |conn: &mut dyn Session| -> Sql<()> {
+            conn.query(&format!("PRAGMA max_page_count = {pages}"), &[], &mut |_| Ok(true))
         }
     };
-    store.write(bound(1)).await.unwrap();
-    let large = |conn: &Connection| insert(conn, &"x".repeat(1 << 20));
-    let refusal = store.write(large).await;
+    store.write(ROWS, bound(1)).await.unwrap();
+    let large = |conn: &mut dyn Session| insert(conn, &"x".repeat(1 << 20));
+    let refusal = store.write(ROWS, large).await;
     assert!(matches!(&refusal, Err(Error::Unavailable(text)) if text.contains("full")), "{refusal:?}");
-    store.write(bound(1 << 20)).await.unwrap();
-    store.write(|conn| insert(conn, "after")).await.unwrap();
+    store.write(ROWS, bound(1 << 20)).await.unwrap();
+    store.write(ROWS, |conn| insert(conn, "after")).await.unwrap();
     assert_eq!(tokens(&store).await, ["before", "after"]);
     store.close().await;
     assert_eq!(tokens(&SqlStore::open(&config).unwrap()).await, ["before", "after"]);
@@ -124,7 +129,7 @@ async fn closing_finishes_what_was_handed_in() {
     for i in 0..20 {
         let (store, handed_in) = (store.clone(), handed_in.clone());
         jobs.spawn(async move {
-            let mut write = Box::pin(store.write(move |conn| insert(conn, &format!("t{i}"))));
+            let mut write = Box::pin(store.write(ROWS, move |conn| insert(conn, &format!("t{i}"))));
             // The first poll hands the job in: the queue has room for all of them.
             let first = std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx))).await;
             handed_in.wait().await;
