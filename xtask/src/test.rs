@@ -31,6 +31,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),
     ("tpm2", "tpm2-tools"),
+    ("pg_ctlcluster", "postgresql"),
+    ("mariadbd", "mariadb-server"),
 ];
 
 /// The version of the licence and dependency checker that `deny.toml` is written for.

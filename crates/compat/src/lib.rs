@@ -15,3 +15,4 @@ pub mod hcl;
 pub mod quote;
 pub mod regexp;
 pub mod template;
+pub mod url;

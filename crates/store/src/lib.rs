@@ -7,6 +7,7 @@
 
 mod config;
 mod convert;
+pub mod dsn;
 mod fault;
 mod plugin_data;
 mod query;

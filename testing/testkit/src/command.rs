@@ -73,6 +73,12 @@ impl Run {
         Self { command: Command::new(program), input: Vec::new(), at_most: AT_MOST }
     }
 
+    /// A command that was put together elsewhere, with nothing to read, and a minute to end.
+    #[must_use]
+    pub fn of(command: Command) -> Self {
+        Self { command, input: Vec::new(), at_most: AT_MOST }
+    }
+
     /// `program` as another user: real and effective ids, and no further groups.
     #[must_use]
     pub fn as_user(uid: u32, program: &Path) -> Self {

@@ -1,6 +1,7 @@
 //! Fuzz targets: whatever comes in, a parser neither panics nor says what is not so.
 
 mod attestors;
+mod dsn;
 mod pki;
 mod text;
 mod wire;
