@@ -133,7 +133,7 @@ impl Mariadb {
     /// The folder of its data as this process can reach it.
     #[must_use]
     pub fn inside(&self) -> PathBuf {
-        inside(self.process.as_ref(), &self.data)
+        inside(self.disk.as_ref(), &self.data)
     }
 
     /// The server process.
@@ -191,6 +191,11 @@ impl Mariadb {
     /// It cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Whether it still runs: it ends itself when its disk is full.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.daemon.is_running())
     }
 
     /// Stops it where it is, until [`Mariadb::resume`].

@@ -120,7 +120,7 @@ impl Postgres {
         &self.place.sockets
     }
 
-    /// The folder of its data. On a disk of its own it is visible below `/proc/PID/root` only: [`Postgres::inside`].
+    /// The folder of its data, which is another on a disk of its own: [`Postgres::inside`].
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.place.data
@@ -129,7 +129,7 @@ impl Postgres {
     /// The folder of its data as this process can reach it.
     #[must_use]
     pub fn inside(&self) -> PathBuf {
-        inside(self.process.as_ref(), &self.place.data)
+        inside(self.place.disk.as_ref(), &self.place.data)
     }
 
     /// The server process.
@@ -324,19 +324,14 @@ fn sockets(folder: &Path, owner: Option<Owner>) -> Result<PathBuf> {
     Ok(sockets)
 }
 
-/// The disk that the options ask for, with the folder that it is made in.
+/// The disk that the options ask for.
 pub(super) fn disk(options: &Options, data: &Path) -> Result<Option<Disk>> {
-    let Some(size) = options.disk else { return Ok(None) };
-    let beside = data.with_extension("disk");
-    fs::create_dir(&beside).map_err(|error| Error::doing(beside.display(), error))?;
-    Ok(Some(Disk { size, at: data.to_owned() }))
+    options.disk.map(|size| Disk::over(data, size)).transpose()
 }
 
-/// A folder as the process sees it.
-pub(super) fn inside(process: Option<&Process>, data: &Path) -> PathBuf {
-    let Some(process) = process else { return data.to_owned() };
-    let below = data.strip_prefix("/").unwrap_or(data);
-    Path::new("/proc").join(process.daemon.pid().to_string()).join("root").join(below)
+/// The folder of the data as this process can reach it.
+pub(super) fn inside(disk: Option<&Disk>, data: &Path) -> PathBuf {
+    disk.map_or_else(|| data.to_owned(), Disk::inside)
 }
 
 /// The data of a new server whose superuser is [`USER`].

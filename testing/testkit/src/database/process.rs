@@ -69,29 +69,46 @@ pub(super) fn write_secret(path: &Path, text: &str, owner: Option<Owner>) -> Res
     give(path, owner)
 }
 
-/// A file system of a bounded size, seen by one server only, over the folder of its data.
-#[derive(Clone, Debug)]
+/// A file system of a bounded size over a folder, seen by one server only and by whoever looks through
+/// [`Disk::inside`]. It stays when the server ends, and goes with the value.
 pub(super) struct Disk {
-    /// In octets.
-    pub(super) size: u64,
-    /// Where it is mounted.
-    pub(super) at: PathBuf,
+    /// Holds the mount namespace that has it.
+    holder: Daemon,
+    at: PathBuf,
 }
 
 impl Disk {
-    /// `command` with the disk below it: in a mount namespace of its own, with what lay in the folder copied. The disk
-    /// goes with its last process, so that a restart begins with the folder as it was.
+    /// Makes one of so many octets over the folder `at`, with what lies there copied onto it.
+    pub(super) fn over(at: &Path, size: u64) -> Result<Self> {
+        let beside = at.with_extension("disk");
+        fs::create_dir(&beside).map_err(|error| Error::doing(beside.display(), error))?;
+        let script = "mount -t tmpfs -o \"size=$1,mode=700\" tmpfs \"$2.disk\" && \
+                      cp -a --sparse=never \"$2/.\" \"$2.disk\" && chown --reference=\"$2\" \"$2.disk\" && \
+                      mount --bind \"$2.disk\" \"$2\" && echo mounted && exec tail -f /dev/null";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(size.to_string()).arg(at);
+        let holder = Daemon::spawn("disk", command)?;
+        holder.wait_for(&["mounted"], SOON)?;
+        Ok(Self { holder, at: at.to_owned() })
+    }
+
+    /// `command` where it sees the disk.
     pub(super) fn below(&self, command: &Command) -> Command {
-        let script = "mount -t tmpfs -o \"size=$1,mode=700\" tmpfs \"$2.disk\" && cp -a \"$2/.\" \"$2.disk\" && \
-                      chown --reference=\"$2\" \"$2.disk\" && mount --bind \"$2.disk\" \"$2\" && shift 2 && exec \"$@\"";
-        let mut inside = Command::new("unshare");
-        inside.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
-        inside.arg(self.size.to_string()).arg(&self.at);
-        inside.arg(command.get_program()).args(command.get_args());
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.pid()));
         if let Some(folder) = command.get_current_dir() {
-            inside.current_dir(folder);
+            // The old folder would be left as soon as the namespace is another.
+            inside.arg(format!("--wdns={}", folder.display()));
         }
+        inside.arg(command.get_program()).args(command.get_args());
         inside
+    }
+
+    /// The folder, on the disk.
+    pub(super) fn inside(&self) -> PathBuf {
+        let below = self.at.strip_prefix("/").unwrap_or(&self.at);
+        Path::new("/proc").join(self.holder.pid().to_string()).join("root").join(below)
     }
 }
 
