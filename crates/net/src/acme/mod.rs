@@ -36,6 +36,9 @@ const RETRY_WITHOUT: Duration = Duration::from_secs(60);
 const RETRY_RENEWAL: Duration = Duration::from_secs(45 * 60);
 /// For one order, with all that the authority asks of it (autocert).
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Orders that are begun at once where the authority refuses the nonce of a request. The library repeats a request three
+/// times, and authorities that refuse some nonces for practice use that up now and then (RFC 8555, section 6.5).
+const NONCE_ATTEMPTS: usize = 5;
 /// How the state of an order is asked for: at first after a quarter of a second.
 const POLLING: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
 /// Certificates of a chain.
@@ -96,6 +99,14 @@ pub enum AcmeError {
     /// [`ORDER_TIMEOUT`] passed.
     #[error("timed out waiting for the certificate")]
     Timeout,
+}
+
+impl AcmeError {
+    /// Whether a nonce was refused, which says nothing of the order: it is tried again at once.
+    fn is_bad_nonce(&self) -> bool {
+        let Self::Protocol(instant_acme::Error::Api(problem)) = self else { return false };
+        problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce")
+    }
 }
 
 /// Gets a certificate, shows it, and renews it.
@@ -192,8 +203,16 @@ impl Acme {
 
     async fn obtain(&self) -> Result<Certificate, AcmeError> {
         // Boxed: an order's conversation is long, and its future large.
-        let order = Box::pin(self.order());
-        tokio::time::timeout(ORDER_TIMEOUT, order).await.unwrap_or(Err(AcmeError::Timeout))
+        let orders = Box::pin(async {
+            for _ in 1..NONCE_ATTEMPTS {
+                match self.order().await {
+                    Err(error) if error.is_bad_nonce() => {}
+                    other => return other,
+                }
+            }
+            self.order().await
+        });
+        tokio::time::timeout(ORDER_TIMEOUT, orders).await.unwrap_or(Err(AcmeError::Timeout))
     }
 
     async fn order(&self) -> Result<Certificate, AcmeError> {
