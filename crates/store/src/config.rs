@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use spire_ports::datastore::{Error, Result};
 
+use crate::aws::AwsConfig;
+
 /// Configuration of the store, field by field as in `plugin_data`
 /// (pkg/server/datastore/sqlcommon/config.go). Whoever parses the file fills it in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SqlConfig {
     /// `database_type`: see [`DatabaseType`].
     pub database_type: String,
-    /// `connection_string`: for SQLite a path or a `file:` URI.
+    /// The block of `database_type` for a database with logins of AWS.
+    pub aws: Option<AwsConfig>,
+    /// `connection_string`: for SQLite a path or a `file:` URI, for PostgreSQL libpq's two forms.
     pub connection_string: String,
     /// `ro_connection_string`: a replica for reads that tolerate stale data; SQLite has none.
     pub ro_connection_string: String,
@@ -20,9 +24,10 @@ pub struct SqlConfig {
     pub client_cert_path: String,
     /// `client_key_path`: key of that certificate.
     pub client_key_path: String,
-    /// `max_open_conns`: for SQLite a bound on reading connections, of which there are never more than four.
+    /// `max_open_conns`: 100 if not set, no bound if zero. For SQLite a bound on reading connections, of which there
+    /// are never more than four.
     pub max_open_conns: Option<u32>,
-    /// `max_idle_conns`.
+    /// `max_idle_conns`: 100 if not set.
     pub max_idle_conns: Option<u32>,
     /// `conn_max_lifetime`; SQLite's connections have no reason to end.
     pub conn_max_lifetime: Option<Duration>,
@@ -35,6 +40,10 @@ pub struct SqlConfig {
 pub enum DatabaseType {
     /// `sqlite3`
     Sqlite,
+    /// `postgres`
+    Postgres,
+    /// `aws_postgres`: with tokens of IAM for passwords.
+    AwsPostgres,
 }
 
 impl SqlConfig {
@@ -67,8 +76,18 @@ impl SqlConfig {
         }
         match self.database_type.as_str() {
             "sqlite3" => Ok(DatabaseType::Sqlite),
-            other @ ("postgres" | "mysql" | "aws_postgres" | "aws_mysql") => {
-                invalid(format!("database_type {other:?} is not built yet; only \"sqlite3\" is supported"))
+            "postgres" => Ok(DatabaseType::Postgres),
+            "aws_postgres" => match &self.aws {
+                Some(aws) if aws.region.is_empty() => invalid("region must be specified".into()),
+                Some(_) => Ok(DatabaseType::AwsPostgres),
+                // Named without a block, it is an ordinary server with a password.
+                None => Ok(DatabaseType::Postgres),
+            },
+            other @ ("cloudsqlpostgres" | "cloudsqlmysql") => {
+                invalid(format!("database_type {other:?}: dialing GCP Cloud SQL is not supported yet"))
+            }
+            other @ ("mysql" | "aws_mysql") => {
+                invalid(format!("database_type {other:?} is not supported yet"))
             }
             other => invalid(format!("unsupported database_type: {other}")),
         }

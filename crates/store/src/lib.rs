@@ -3,18 +3,22 @@
 //!
 //! On SQLite one thread owns the connection that writes and shares a transaction among the jobs that wait
 //! ([`sqlite`](self)); a few connections read. Every function in `query` is synchronous and works on a
-//! session, inside a transaction that its caller opened.
+//! session, inside a transaction that its caller opened. On PostgreSQL an operation has a thread and a pooled
+//! connection for as long as it lasts (`postgres`).
 
+mod aws;
 mod config;
 mod convert;
 pub mod dsn;
 mod fault;
 mod plugin_data;
+mod postgres;
 mod query;
 mod schema;
 mod sql;
 mod sqlite;
 mod store;
 
+pub use aws::AwsConfig;
 pub use config::{DatabaseType, SqlConfig};
 pub use store::SqlStore;

@@ -6,7 +6,7 @@ use spire_compat::duration::GoDuration;
 use spire_compat::hcl::{Body, DecodeError, Fragment};
 use spire_ports::datastore::{Error, Result};
 
-use crate::SqlConfig;
+use crate::{AwsConfig, SqlConfig};
 
 impl SqlConfig {
     /// The settings in a `plugin_data` block; without one, none are set.
@@ -17,7 +17,7 @@ impl SqlConfig {
         let Some(data) = data else { return Ok(Self::default()) };
         let invalid = |error: DecodeError| Error::Invalid(format!("datastore-sql: {error}"));
         let mut body = data.body().map_err(invalid)?;
-        read(&mut body).map_err(invalid)?.with_lifetime(&mut body)
+        read(&mut body).map_err(invalid)??.with_lifetime(&mut body)
     }
 
     fn with_lifetime(mut self, body: &mut Body<'_>) -> Result<Self> {
@@ -36,15 +36,27 @@ impl SqlConfig {
     }
 }
 
-fn read(body: &mut Body<'_>) -> std::result::Result<SqlConfig, DecodeError> {
+/// The inner error is one in the reference's words (parseDatabaseTypeASTNode).
+fn read(body: &mut Body<'_>) -> std::result::Result<Result<SqlConfig>, DecodeError> {
     let count = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
     // `database_type` may be a block for a database with cloud credentials; its label is the type.
-    let database_type = match body.take_string("database_type") {
-        Ok(text) => text.unwrap_or_default(),
-        Err(error) => body.take_labelled("database_type")?.pop().map(|(label, _)| label).ok_or(error)?,
+    let (database_type, aws) = match body.take_string("database_type") {
+        Ok(text) => (text.unwrap_or_default(), None),
+        Err(error) => {
+            let mut blocks = body.take_labelled("database_type")?;
+            let (label, block) = blocks.pop().ok_or(error)?;
+            if !blocks.is_empty() {
+                return Ok(Err(Error::Invalid("exactly one database type is expected".into())));
+            }
+            if !matches!(label.as_str(), "aws_mysql" | "aws_postgres") {
+                return Ok(Err(Error::Invalid(format!("unknown database type: {label}"))));
+            }
+            (label, Some(aws(block)?))
+        }
     };
-    Ok(SqlConfig {
+    Ok(Ok(SqlConfig {
         database_type,
+        aws,
         connection_string: body.take_string("connection_string")?.unwrap_or_default(),
         ro_connection_string: body.take_string("ro_connection_string")?.unwrap_or_default(),
         root_ca_path: body.take_string("root_ca_path")?.unwrap_or_default(),
@@ -54,6 +66,15 @@ fn read(body: &mut Body<'_>) -> std::result::Result<SqlConfig, DecodeError> {
         max_idle_conns: count(body.take_int("max_idle_conns")?),
         conn_max_lifetime: None,
         disable_migration: body.take_bool("disable_migration")?.unwrap_or_default(),
+    }))
+}
+
+/// The block of a database with logins of AWS.
+fn aws(mut body: Body<'_>) -> std::result::Result<AwsConfig, DecodeError> {
+    Ok(AwsConfig {
+        region: body.take_string("region")?.unwrap_or_default(),
+        access_key_id: body.take_string("access_key_id")?.unwrap_or_default(),
+        secret_access_key: body.take_string("secret_access_key")?.unwrap_or_default(),
     })
 }
 
@@ -82,6 +103,16 @@ mod tests {
         let read = config("database_type \"aws_postgres\" {\n region = \"x\"\n}\nconnection_string = \"c\"")
             .unwrap();
         assert_eq!(read.database_type, "aws_postgres");
+        assert_eq!(read.aws.as_ref().map(|aws| aws.region.as_str()), Some("x"));
+        for (text, refusal) in [
+            ("database_type \"azure\" {}", "unknown database type: azure"),
+            (
+                "database_type \"aws_postgres\" {}\ndatabase_type \"aws_mysql\" {}",
+                "exactly one database type is expected",
+            ),
+        ] {
+            assert_eq!(config(text).unwrap_err().to_string(), refusal);
+        }
     }
 
     #[test]

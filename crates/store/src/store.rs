@@ -3,8 +3,9 @@
 use spire_ports::datastore::{Consistency, Error, Result};
 use tracing::{info, warn};
 
-use crate::config::SqlConfig;
+use crate::config::{DatabaseType, SqlConfig};
 use crate::fault::{Fault, Sql};
+use crate::postgres::Postgres;
 use crate::schema::migrate;
 use crate::sql::{Isolation, Session};
 use crate::sqlite::{Dsn, Readers, Writer, open_writer};
@@ -17,20 +18,99 @@ const READERS: u32 = 4;
 /// A write has reached the disk when its future resolves. A write whose future is dropped before its turn
 /// is not made; one that is dropped later may or may not be.
 pub struct SqlStore {
+    backend: Backend,
+}
+
+/// A database of one kind.
+enum Backend {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+struct Sqlite {
     writer: Writer,
     /// `None` for a database in memory, which only the connection that writes can see.
     readers: Option<Readers>,
 }
 
 impl SqlStore {
-    /// Opens the database, makes it if it is not there, and brings its schema up to date. Blocks.
+    /// Opens the database, makes its schema or brings it up to date; for SQLite makes the file if it is not there.
+    /// Blocks. For a database server it must run where blocking is allowed within an async runtime.
     ///
     /// # Errors
     /// [`Error::Invalid`] for settings that are wrong or not supported, [`Error::Unavailable`] with the path
     /// for a file that cannot be opened or made, [`Error::Internal`] for a file that is not a database or
     /// whose schema this version cannot use.
     pub fn open(config: &SqlConfig) -> Result<Self> {
-        config.validate()?;
+        let backend = match config.validate()? {
+            DatabaseType::Sqlite => Backend::Sqlite(Sqlite::open(config)?),
+            kind @ (DatabaseType::Postgres | DatabaseType::AwsPostgres) => {
+                Backend::Postgres(Postgres::open(config, kind)?)
+            }
+        };
+        Ok(Self { backend })
+    }
+
+    /// Finishes the writes that were handed in and closes the database. Later operations fail.
+    pub async fn close(&self) {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => {
+                if let Some(readers) = &sqlite.readers {
+                    readers.close();
+                }
+                // The writer's connection goes last: the one that closes last tidies the write-ahead log away.
+                sqlite.writer.close().await;
+            }
+            Backend::Postgres(postgres) => postgres.close(),
+        }
+    }
+
+    /// Resolves when another server on the database is said to have written; for ever pending where nobody says so.
+    pub(crate) async fn changed_elsewhere(&self) {
+        match &self.backend {
+            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Postgres(postgres) => postgres.changed().await,
+        }
+    }
+
+    /// Runs the work on a snapshot of what is committed now.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        self.read_from(Consistency::Current, work).await
+    }
+
+    /// Runs the work on a snapshot, of a replica where that will do. It may run more than once.
+    pub(crate) async fn read_from<T: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match &self.backend {
+            Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => readers.read(work).await,
+            Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(work).await,
+            Backend::Postgres(postgres) => {
+                postgres.read(consistency == Consistency::TolerateStale, work).await
+            }
+        }
+    }
+
+    /// Runs the work in a transaction. It may run more than once, each time as if it had not run before.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        isolation: Isolation,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.writer.write(work).await,
+            Backend::Postgres(postgres) => postgres.write(isolation, work).await,
+        }
+    }
+}
+
+impl Sqlite {
+    fn open(config: &SqlConfig) -> Result<Self> {
         let dsn = Dsn::parse(&config.connection_string)?;
         info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
         let mut conn = open_writer(&dsn).map_err(|fault| fault.0)?;
@@ -57,44 +137,6 @@ impl SqlStore {
             Readers::new(dsn.clone(), usize::try_from(size).unwrap_or(1))
         });
         Ok(Self { writer: Writer::start(conn, &dsn)?, readers })
-    }
-
-    /// Finishes the writes that were handed in and closes the database. Later operations fail.
-    pub async fn close(&self) {
-        if let Some(readers) = &self.readers {
-            readers.close();
-        }
-        // The writer's connection goes last: the one that closes last tidies the write-ahead log away.
-        self.writer.close().await;
-    }
-
-    /// Runs the work on a snapshot of what is committed now.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
-    ) -> Result<T> {
-        self.read_from(Consistency::Current, work).await
-    }
-
-    /// Runs the work on a snapshot, of a replica where that will do. It may run more than once.
-    pub(crate) async fn read_from<T: Send + 'static>(
-        &self,
-        _consistency: Consistency,
-        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
-    ) -> Result<T> {
-        match &self.readers {
-            Some(readers) => readers.read(work).await,
-            None => self.writer.write(work).await,
-        }
-    }
-
-    /// Runs the work in a transaction. It may run more than once, each time as if it had not run before.
-    pub(crate) async fn write<T: Send + 'static>(
-        &self,
-        _isolation: Isolation,
-        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
-    ) -> Result<T> {
-        self.writer.write(work).await
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Server {
     pub lines: Vec<String>,
     /// `disk` or `memory`.
     pub key_manager: &'static str,
+    /// The data of the datastore, one setting a line; SQLite in the data folder unless it is said.
+    pub datastore: Option<String>,
     /// Further plugins, as text.
     pub plugins: String,
     /// Further sections, such as `telemetry { … }`, as text.
@@ -32,6 +34,7 @@ impl Server {
             trust_domain: trust_domain.to_owned(),
             lines: vec!["ratelimit { attestation = false }".to_owned()],
             key_manager: "disk",
+            datastore: None,
             plugins: String::new(),
             sections: String::new(),
         }
@@ -67,13 +70,17 @@ impl Server {
             "disk" => format!("keys_path = \"{}/keys.json\"", self.data().display()),
             _ => String::new(),
         };
+        let datastore = self.datastore.clone().unwrap_or_else(|| {
+            format!(
+                "database_type = \"sqlite3\"\n            connection_string = \"{}/datastore.sqlite3\"",
+                self.data().display()
+            )
+        });
         let _ = write!(
             text,
-            "}}\n\nplugins {{\n    DataStore \"sql\" {{\n        plugin_data {{\n            database_type = \
-             \"sqlite3\"\n            connection_string = \"{data}/datastore.sqlite3\"\n        }}\n    }}\n    \
+            "}}\n\nplugins {{\n    DataStore \"sql\" {{\n        plugin_data {{\n            {datastore}\n        }}\n    }}\n    \
              KeyManager \"{kind}\" {{\n        plugin_data {{\n            {keys}\n        }}\n    }}\n    \
              NodeAttestor \"join_token\" {{\n        plugin_data {{\n        }}\n    }}\n{more}}}\n{sections}",
-            data = self.data().display(),
             kind = self.key_manager,
             more = self.plugins,
             sections = self.sections,

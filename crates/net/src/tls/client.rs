@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use spire_core::pki::Certificate;
@@ -23,6 +24,8 @@ pub enum ServerTrust {
     /// Those with a certificate of one of these authorities, whatever name it is for: a kubelet that is dialled as
     /// 127.0.0.1 has a certificate for its node's name.
     AnyNameOf(Vec<Certificate>),
+    /// Those with a certificate of the Web's authorities, whatever name it is for.
+    AnyNameOfSystem,
     /// Whoever answers. **Not secure**: for settings that say so.
     Anybody,
 }
@@ -85,14 +88,7 @@ impl TlsClient {
         identity: Option<Arc<Identity>>,
         policy: TlsPolicy,
     ) -> Result<Self, TlsSetupError> {
-        let provider = policy.provider();
-        let verifier: Arc<dyn ServerCertVerifier> = match trust {
-            ServerTrust::System => Arc::new(WebVerifier::new(system_roots(), provider)),
-            ServerTrust::Authorities(roots) => Arc::new(WebVerifier::new(root_store(&roots), provider)),
-            ServerTrust::AnyNameOf(roots) => Arc::new(AnyNameVerifier::new(root_store(&roots), provider)),
-            ServerTrust::Anybody => Arc::new(Unverified::new(provider)),
-        };
-        Self::custom(verifier, identity, policy, &[ALPN_HTTP11])
+        Self::custom(trust.verifier(policy.provider()), identity, policy, &[ALPN_HTTP11])
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
@@ -116,6 +112,18 @@ impl TlsClient {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config) })
+    }
+}
+
+impl ServerTrust {
+    pub(super) fn verifier(self, provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+        match self {
+            Self::System => Arc::new(WebVerifier::new(system_roots(), provider)),
+            Self::Authorities(roots) => Arc::new(WebVerifier::new(root_store(&roots), provider)),
+            Self::AnyNameOf(roots) => Arc::new(AnyNameVerifier::new(root_store(&roots), provider)),
+            Self::AnyNameOfSystem => Arc::new(AnyNameVerifier::new(system_roots(), provider)),
+            Self::Anybody => Arc::new(Unverified::new(provider)),
+        }
     }
 }
 

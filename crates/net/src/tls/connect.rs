@@ -163,7 +163,7 @@ pub fn dial_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a DialError>
 }
 
 /// A handshake's failure in Go's words.
-fn handshake_text(error: &io::Error) -> String {
+pub(super) fn handshake_text(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
         Some(rustls::Error::AlertReceived(alert)) => format!("remote error: tls: {}", alert_text(*alert)),

@@ -22,6 +22,7 @@ mod peer;
 #[cfg(test)]
 mod tests;
 mod unix;
+mod upgrade;
 mod web;
 
 use std::collections::HashSet;
@@ -43,6 +44,7 @@ pub use self::identity::{Identity, IdentityError};
 pub use self::key::key_signer;
 pub use self::peer::{PeerError, VerifiedPeer};
 pub use self::unix::{TlsUnixConnection, TlsUnixConnector, TlsUnixIncoming, TlsUnixInfo};
+pub use self::upgrade::{TlsVersions, UpgradeOptions};
 
 /// ALPN name of HTTP/2, which gRPC is.
 pub(crate) const ALPN_H2: &[u8] = b"h2";

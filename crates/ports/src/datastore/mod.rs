@@ -281,6 +281,11 @@ pub trait Events {
     async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>>;
     /// One node event that was skipped before, if it is visible by now.
     async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>>;
+    /// Resolves when another server is said to have appended events since the last call. Only a hint that makes a
+    /// poll come sooner: it may come without reason, late or never, and by default it never does. Cancel safe.
+    async fn changed_elsewhere(&self) {
+        std::future::pending().await
+    }
     /// Removes events that were appended before the time.
     async fn events_prune(&self, created_before: Timestamp) -> Result<()>;
 }

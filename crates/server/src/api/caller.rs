@@ -18,7 +18,7 @@ use spire_core::spiffe::SpiffeId;
 use spire_core::time::Timestamp;
 use spire_net::tls::{TlsInfo, VerifiedPeer};
 use spire_net::uds::PeerInfo;
-use spire_ports::datastore::Consistency;
+use spire_ports::datastore::{self, Consistency};
 use spire_wire::api::types::permission_denied_details::Reason;
 use tonic::codegen::http;
 use tonic::{Code, Status};
@@ -27,7 +27,8 @@ use super::status::{denied, go_error};
 use crate::clock::Clock;
 use crate::entries::LiveEntries;
 
-/// Agents whose row is remembered where `max_attested_node_info_staleness` allows it. About 200 B each.
+/// Agents whose row is remembered: for as long as `max_attested_node_info_staleness` allows, and for when the datastore
+/// is away. About 200 B each.
 const NODE_CACHE_MAX: usize = 100_000;
 
 /// The other end of a connection, as the transport proved it.
@@ -414,10 +415,23 @@ impl Authorizer {
         if self.remembers(id, serial) {
             return Ok(());
         }
-        let node = self.live.store().node_fetch(id).await.map_err(|error| {
-            tracing::error!(error = %error, "Unable to look up agent information");
-            failed(Code::Internal, format!("unable to look up agent information: {error}"))
-        })?;
+        let node = match self.live.store().node_fetch(id).await {
+            Ok(node) => node,
+            // Nobody can attest, renew or ban while the database is away: what was true of an agent still is.
+            Err(error @ datastore::Error::Unavailable(_)) if self.knew(id, serial) => {
+                tracing::warn!(
+                    error = %error,
+                    agent_id = %id,
+                    "The datastore is not available; the agent is served as it was known last"
+                );
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "Unable to look up agent information");
+                let message = format!("unable to look up agent information: {error}");
+                return Err(failed(Code::Internal, message));
+            }
+        };
         let Some(node) = node else {
             tracing::error!("Agent is not attested");
             return Err(Denial::Denied(Some(Reason::AgentNotAttested)));
@@ -474,15 +488,18 @@ impl Authorizer {
             .is_some_and(|(known, at)| **known == *serial && at.elapsed() < self.staleness)
     }
 
+    /// Whether the agent had this SVID when it was looked up last, and nothing was heard of a ban or an eviction since.
+    fn knew(&self, id: &SpiffeId, serial: &str) -> bool {
+        let known = self.nodes.lock().get(id).is_some_and(|(known, _)| **known == *serial);
+        known && self.live.view().agent(id).is_some()
+    }
+
     fn remember(&self, id: &SpiffeId, serial: &str) {
-        if self.staleness.is_zero() {
-            return;
-        }
         let mut nodes = self.nodes.lock();
-        if nodes.len() >= NODE_CACHE_MAX {
+        if nodes.len() >= NODE_CACHE_MAX && !self.staleness.is_zero() {
             nodes.retain(|_, (_, at)| at.elapsed() < self.staleness);
         }
-        if nodes.len() < NODE_CACHE_MAX {
+        if nodes.len() < NODE_CACHE_MAX || nodes.contains_key(id) {
             nodes.insert(id.clone(), (serial.into(), Instant::now()));
         }
     }

@@ -27,6 +27,12 @@ const OBJECTS_BATCH: usize = 500;
 /// forgotten, and a sweep is made instead.
 const SKIPPED_MAX: usize = 10_000;
 
+/// How many ids before the latest are looked at when following starts: more than transactions that run at once.
+const RECENT: EventId = 500;
+
+/// How many of them are waited for where none is visible.
+const UNSEEN: EventId = 16;
+
 /// A skipped id is looked for at each catch-up while it is younger than this, then once in this time.
 const EAGER: Duration = Duration::from_secs(60);
 
@@ -46,13 +52,6 @@ struct Progress {
 }
 
 impl Tracker {
-    pub(super) fn start(&mut self, entry_event: EventId, node_event: EventId) {
-        self.entries = Progress { last: entry_event, skipped: BTreeMap::new() };
-        self.nodes = Progress { last: node_event, skipped: BTreeMap::new() };
-    }
-}
-
-impl Tracker {
     /// Ids of entry events and of node events that were skipped and may still appear.
     pub(super) fn skipped(&self) -> (usize, usize) {
         (self.entries.skipped.len(), self.nodes.skipped.len())
@@ -60,6 +59,22 @@ impl Tracker {
 }
 
 impl Progress {
+    /// Starts after `last`. Of the ids shortly before it, of which `seen` are visible, the others may belong to
+    /// transactions that are under way.
+    fn after(last: EventId, seen: impl Iterator<Item = EventId>, now: Instant) -> Self {
+        let mut progress = Self { last, ..Self::default() };
+        let mut next = None;
+        for id in seen.take_while(|id| *id <= last) {
+            let gap = next.unwrap_or(id)..id;
+            progress.skipped.extend(gap.map(|id| (id, (now, now))));
+            next = Some(id + 1);
+        }
+        // With nothing visible they are mostly pruned ones.
+        let rest = next.unwrap_or_else(|| last.saturating_sub(UNSEEN) + 1)..=last;
+        progress.skipped.extend(rest.map(|id| (id, (now, now))));
+        progress
+    }
+
     /// Moves on to `event` and remembers what it jumped over. Returns whether some of it had to be forgotten.
     fn reach(&mut self, event: EventId, now: Instant) -> bool {
         let jumped = self.last.saturating_add(1)..event;
@@ -90,7 +105,7 @@ impl Progress {
 }
 
 impl LiveEntries {
-    /// Catches up at each interval and when poked, and sweeps at the longer one.
+    /// Catches up at each interval, when poked and when the database hints at changes, and sweeps at the longer one.
     pub(super) async fn follow(&self, stop: &CancellationToken) {
         let mut catch_up = tokio::time::interval(self.intervals.catch_up);
         let mut sweep = tokio::time::interval(self.intervals.sweep);
@@ -102,6 +117,7 @@ impl LiveEntries {
             tokio::select! {
                 _ = catch_up.tick() => {}
                 () = self.poke.notified() => {}
+                () = self.store.changed_elsewhere() => {}
                 _ = sweep.tick() => full = true,
                 () = stop.cancelled() => {
                     tracing::debug!(subsystem_name = "endpoints", "Stopping in-memory entry cache hydrator");
@@ -118,6 +134,28 @@ impl LiveEntries {
                 self.tracker.lock().await.sweep_due = true;
             }
         }
+    }
+
+    /// Notes where both events tables stand, before everything is read.
+    pub(super) async fn start_following(&self, entry_event: EventId, node_event: EventId) -> Result<()> {
+        let entries = self.store.entry_events(entry_event.saturating_sub(RECENT), EVENTS_PAGE).await?;
+        let nodes = self.store.node_events(node_event.saturating_sub(RECENT), EVENTS_PAGE).await?;
+        let now = Instant::now();
+        let mut tracker = self.tracker.lock().await;
+        tracker.entries = Progress::after(entry_event, entries.iter().map(|event| event.id), now);
+        tracker.nodes = Progress::after(node_event, nodes.iter().map(|event| event.id), now);
+        Ok(())
+    }
+
+    /// Up to which entry and node event all are known to be visible, where the latest are these. What is read now is not
+    /// older than that; it may be older than a later one whose transaction is under way.
+    pub(super) async fn settled(&self, entry_event: EventId, node_event: EventId) -> (EventId, EventId) {
+        let tracker = self.tracker.lock().await;
+        let settled = |progress: &Progress, latest: EventId| {
+            let first = progress.skipped.keys().next();
+            first.map_or(progress.last, |id| id.saturating_sub(1)).min(latest)
+        };
+        (settled(&tracker.entries, entry_event), settled(&tracker.nodes, node_event))
     }
 
     /// Takes in what the events tables tell that the view does not know.
@@ -279,6 +317,21 @@ mod tests {
         assert_eq!(progress.due(start + Duration::from_secs(66), timeout), [11, 13]);
         assert_eq!(progress.due(start + Duration::from_secs(901), timeout), [0; 0]);
         assert!(progress.skipped.is_empty());
+    }
+
+    #[test]
+    fn what_is_under_way_at_the_start_is_waited_for() {
+        let now = Instant::now();
+        let skipped = |last, seen: &[EventId]| {
+            let progress = Progress::after(last, seen.iter().copied(), now);
+            assert_eq!(progress.last, last);
+            progress.skipped.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(skipped(0, &[]), [0; 0]);
+        assert_eq!(skipped(7, &[3, 4, 6, 7, 9]), [5], "what is pruned was before, and 9 comes by itself");
+        assert_eq!(skipped(7, &[4, 5]), [6, 7]);
+        assert_eq!(skipped(3, &[]), [1, 2, 3]);
+        assert_eq!(skipped(1000, &[]).len(), 16);
     }
 
     #[test]

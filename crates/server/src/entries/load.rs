@@ -19,7 +19,8 @@ impl LiveEntries {
         let measured = self.measure_reload();
         let loaded = async {
             let (entry_event, node_event) = self.store.latest_events().await?;
-            self.tracker.lock().await.start(entry_event, node_event);
+            self.start_following(entry_event, node_event).await?;
+            let (entry_event, node_event) = self.settled(entry_event, node_event).await;
             self.sweep_entries(entry_event, true).await?;
             self.sweep_nodes(node_event).await
         };
@@ -37,7 +38,10 @@ impl LiveEntries {
     pub async fn sweep(&self) -> Result<()> {
         let measured = self.measure_reload();
         let swept = async {
+            // What is known to be settled reaches as far as events were heard.
+            self.catch_up().await?;
             let (entry_event, node_event) = self.store.latest_events().await?;
+            let (entry_event, node_event) = self.settled(entry_event, node_event).await;
             self.sweep_entries(entry_event, false).await?;
             self.sweep_nodes(node_event).await
         };

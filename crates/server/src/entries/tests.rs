@@ -174,6 +174,26 @@ async fn an_event_that_becomes_visible_late_is_not_missed() {
     assert_eq!(seen(&live, A), ["late"]);
 }
 
+/// A server starts while another has written but not committed: its event is lower than one that is visible.
+#[tokio::test]
+async fn what_commits_after_the_start_is_not_missed() {
+    let store = MemoryStore::new();
+    store.foreign_entry(&entry("first", A, "/first", &["x"]));
+    store.foreign_entry(&entry("late", A, "/late", &["x"]));
+    store.foreign_entry(&entry("last", A, "/last", &["x"]));
+    let hidden = store.rows.lock().entry_events.remove(1);
+    let late = store.rows.lock().entries.remove(1);
+    let live = load(&store).await;
+    assert_eq!(seen(&live, A), ["first", "last"]);
+    {
+        let mut rows = store.rows.lock();
+        rows.entry_events.insert(1, hidden);
+        rows.entries.insert(1, late);
+    }
+    live.catch_up().await.unwrap();
+    assert_eq!(seen(&live, A), ["first", "last", "late"]);
+}
+
 #[tokio::test]
 async fn a_sweep_sets_right_what_events_did_not_tell() {
     let store = MemoryStore::new();

@@ -61,6 +61,10 @@ impl Events for SqlStore {
         self.read(move |conn| one(conn, &NODES, id, spiffe_id)).await
     }
 
+    async fn changed_elsewhere(&self) {
+        Self::changed_elsewhere(self).await;
+    }
+
     async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
         self.write(Isolation::Statement, move |conn| {
             for log in [&ENTRIES, &NODES] {

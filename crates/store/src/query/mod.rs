@@ -62,6 +62,7 @@ fn event_id(row: i64) -> EventId {
 
 /// Appends to the log of entry changes.
 fn entry_event(conn: &mut dyn Session, entry_id: &str, now: OffsetDateTime) -> Sql<EventId> {
+    conn.announce();
     let row = conn.insert(
         "INSERT INTO registered_entries_events (created_at, updated_at, entry_id) VALUES (?1, ?1, ?2)",
         params![now, entry_id],
@@ -71,6 +72,7 @@ fn entry_event(conn: &mut dyn Session, entry_id: &str, now: OffsetDateTime) -> S
 
 /// Appends to the log of node changes.
 fn node_event(conn: &mut dyn Session, spiffe_id: &str) -> Sql<EventId> {
+    conn.announce();
     let row = conn.insert(
         "INSERT INTO attested_node_entries_events (created_at, updated_at, spiffe_id) VALUES (?1, ?1, ?2)",
         params![now(), spiffe_id],

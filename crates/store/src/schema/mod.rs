@@ -1,6 +1,7 @@
 //! The reference's schema, word for word, and what happens to it when a database is opened.
 
 mod migrate;
+mod postgres;
 mod sqlite;
 mod version;
 
@@ -44,6 +45,7 @@ impl Dialect {
     fn schema(self) -> &'static Schema {
         match self {
             Self::Sqlite => &sqlite::SCHEMA,
+            Self::Postgres => &postgres::SCHEMA,
         }
     }
 }

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
+    Postgres,
 }
 
 impl Dialect {
@@ -21,6 +22,7 @@ impl Dialect {
     pub(crate) fn failure_ends_transaction(self) -> bool {
         match self {
             Self::Sqlite => false,
+            Self::Postgres => true,
         }
     }
 
@@ -46,12 +48,22 @@ impl Dialect {
         Cow::Owned(text)
     }
 
+    /// The whole statement as the database takes it: places written out, placeholders in its form.
+    pub(crate) fn translate(self, sql: &str) -> Cow<'_, str> {
+        match self {
+            Self::Sqlite => self.expand(sql),
+            // No statement has a question mark of its own.
+            Self::Postgres => Cow::Owned(self.expand(sql).replace('?', "$")),
+        }
+    }
+
     fn place(self, place: &str, out: &mut String) {
         let mut words = place.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, a, b) = (next(), next(), next());
         let text = match self {
             Self::Sqlite => sqlite(name, a, b),
+            Self::Postgres => postgres(name, a, b),
         };
         debug_assert!(!text.is_empty(), "no place is called {name:?}");
         out.push_str(&text);
@@ -85,6 +97,29 @@ fn sqlite(name: &str, a: &str, b: &str) -> String {
     }
 }
 
+fn postgres(name: &str, a: &str, b: &str) -> String {
+    match name {
+        // An array that is made once: the planner uses the index of the column for its members.
+        "in_texts" => format!("= ANY(ARRAY(SELECT jsonb_array_elements_text({a}::jsonb)))"),
+        "in_rows" => format!("= ANY(ARRAY(SELECT jsonb_array_elements_text({a}::jsonb)::bigint))"),
+        "texts" => format!("jsonb_array_elements_text({a}::jsonb) AS W(value)"),
+        "pairs" => format!(
+            "(SELECT P.pair->>0 AS kind, P.pair->>1 AS value FROM jsonb_array_elements({a}::jsonb) AS P(pair)) W"
+        ),
+        "before" => format!("{a} < {b}"),
+        "since" => format!("{a} >= {b}"),
+        "upsert" => format!("ON CONFLICT ({a}) DO UPDATE SET"),
+        "join" => "JOIN".into(),
+        "unindexed" => a.into(),
+        // Engines whose ids are no sequence have no row there.
+        "last_id" => format!(
+            "GREATEST(COALESCE((SELECT MAX(id) FROM {a}), 0), COALESCE((SELECT MAX(last_value) FROM pg_sequences \
+             WHERE sequencename = '{a}_id_seq' AND schemaname = ANY(current_schemas(false))), 0))"
+        ),
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +139,18 @@ mod tests {
             ("{upsert a} b = ?1", "ON CONFLICT (a) DO UPDATE SET b = ?1"),
             ("SELECT 1 FROM {texts ?1} {join} t", "SELECT 1 FROM json_each(?1) W CROSS JOIN t"),
         ] {
-            assert_eq!(Dialect::Sqlite.expand(canonical), sqlite);
+            assert_eq!(Dialect::Sqlite.translate(canonical), sqlite);
+        }
+        for (canonical, postgres) in [
+            ("SELECT 1 WHERE a = ?1 AND b = ?12", "SELECT 1 WHERE a = $1 AND b = $12"),
+            (
+                "SELECT 1 FROM t WHERE id {in_rows ?2} AND {unindexed b} = ?1",
+                "SELECT 1 FROM t WHERE id = ANY(ARRAY(SELECT jsonb_array_elements_text($2::jsonb)::bigint)) AND b = $1",
+            ),
+            ("DELETE FROM t WHERE {before t.at ?1}", "DELETE FROM t WHERE t.at < $1"),
+            ("{upsert a} b = ?1", "ON CONFLICT (a) DO UPDATE SET b = $1"),
+        ] {
+            assert_eq!(Dialect::Postgres.translate(canonical), postgres);
         }
     }
 }

@@ -37,6 +37,10 @@ pub(crate) trait Session {
     /// A number that grows whenever a statement touched a row.
     fn changes(&self) -> u64;
 
+    /// Says that the transaction appends to an events table: where the database can, other servers hear of it when
+    /// it commits.
+    fn announce(&mut self) {}
+
     /// Runs statements as they are, without parameters or result: transactions, savepoints, schema.
     fn batch(&mut self, sql: &str) -> Sql<()>;
 }

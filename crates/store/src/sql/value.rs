@@ -33,11 +33,9 @@ pub(crate) enum Value {
 pub(crate) enum Cell<'a> {
     Null,
     Int(i64),
-    #[expect(dead_code, reason = "SQLite has no such type; other databases do")]
     Bool(bool),
     Text(&'a str),
     Blob(&'a [u8]),
-    #[expect(dead_code, reason = "SQLite has no such type; other databases do")]
     Time(OffsetDateTime),
 }
 

@@ -186,9 +186,10 @@ fn settings_are_checked() {
     for (config, text) in [
         (config("", "x"), "database_type must be set"),
         (config("sqlite3", ""), "connection_string must be set"),
+        (config("mysql", "x"), "database_type \"mysql\" is not supported yet"),
         (
-            config("postgres", "x"),
-            "database_type \"postgres\" is not built yet; only \"sqlite3\" is supported",
+            config("postgres", "host=h sslmode=some"),
+            "pq: wrong value for \"sslmode\": \"some\" is not supported; supported values are disable, allow, prefer, require, verify-full, or verify-ca",
         ),
         (config("oracle", "x"), "unsupported database_type: oracle"),
         (config("sqlite3", "http://x"), "unsupported scheme \"http\""),

@@ -5,6 +5,7 @@ mod apis;
 mod attestors;
 mod containers;
 mod crash;
+mod databases;
 mod delegate;
 mod dev;
 mod explain;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         attestors::cases(),
         containers::cases(),
         crash::cases(),
+        databases::cases(),
         delegate::cases(),
         dev::cases(),
         explain::cases(),

@@ -14,12 +14,12 @@ use spire_core::model::{Entry, EntryId, Node, PageToken, Paging};
 use spire_core::spiffe::{Bundle, JwtAuthority, Selector, Selectors, SpiffeId, TrustDomain, X509Authority};
 use spire_core::time::Timestamp;
 
-/// Stamps out a test for each case. `$make` is an async function that returns a new, empty store as
-/// `Arc<dyn DataStore>` and something to keep alive as long as it.
+/// Hands the names of all cases to a macro, `[stamp] [before…]` becomes `stamp! { before… module: [case, …]; … }`: for
+/// adapters whose tests are not libtest's.
 #[macro_export]
-macro_rules! datastore_conformance {
-    ($make:path) => {
-        $crate::datastore_conformance! { @cases $make;
+macro_rules! datastore_cases {
+    ([$($stamp:tt)*] [$($before:tt)*]) => {
+        $($stamp)*! { $($before)*
             bundles: [
                 a_created_bundle_reads_back, create_refuses_a_second_one, set_makes_or_replaces,
                 update_replaces_masked_parts, append_counts_changes_only, list_pages_in_row_order,
@@ -48,7 +48,22 @@ macro_rules! datastore_conformance {
             events: [every_write_appends_one, reads_are_bounded_and_ordered, pruned_ids_are_not_reused];
         }
     };
-    (@cases $make:path; $($module:ident: [$($case:ident),* $(,)?];)*) => {
+}
+
+/// Stamps out a test for each case. `$make` is an async function that returns a new, empty store as
+/// `Arc<dyn DataStore>` and something to keep alive as long as it.
+#[macro_export]
+macro_rules! datastore_conformance {
+    ($make:path) => {
+        $crate::datastore_cases!([$crate::datastore_conformance_tests] [$make;]);
+    };
+}
+
+/// The libtest form of a case.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! datastore_conformance_tests {
+    ($make:path; $($module:ident: [$($case:ident),* $(,)?];)*) => {
         $(mod $module {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $case() {

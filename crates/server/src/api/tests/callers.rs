@@ -203,6 +203,18 @@ async fn staleness_spares_reads_until_a_ban_made_here() {
 }
 
 #[tokio::test]
+async fn a_known_agent_is_served_while_the_datastore_is_away() {
+    let world = World::new().await;
+    let agent = world.attested(AGENT).await;
+    world.agents(agent.clone()).post_status(PostStatusRequest::default()).await.unwrap();
+    world.store.rows.lock().broken = true;
+    world.agents(agent).post_status(PostStatusRequest::default()).await.unwrap();
+    // Another SVID of the same agent is not what was known.
+    let (code, _) = refused(world.agents(tls(AGENT, "77")).post_status(PostStatusRequest::default()).await);
+    assert_eq!(code, Code::Internal);
+}
+
+#[tokio::test]
 async fn the_routes_for_a_listener_reach_our_dispatch() {
     let world = World::new().await;
     for (path, code) in [

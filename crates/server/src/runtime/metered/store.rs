@@ -362,6 +362,10 @@ impl Events for MeteredStore {
         self.call(metric::DATASTORE_NODE_EVENT_FETCH, self.store.node_event(id)).await
     }
 
+    async fn changed_elsewhere(&self) {
+        self.store.changed_elsewhere().await;
+    }
+
     async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
         let names = [metric::DATASTORE_REGISTRATION_ENTRY_EVENT_PRUNE, metric::DATASTORE_NODE_EVENT_PRUNE];
         self.both(names, self.store.events_prune(created_before)).await

@@ -1,7 +1,7 @@
 //! A test, what it needs to run, and what happens where that is absent.
 
 use libtest_mimic::{Failed, Trial};
-use spire_testkit::swtpm;
+use spire_testkit::{database, swtpm};
 
 use crate::harness::{cgroup, inside, peer, programs};
 
@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Docker,
     /// Podman with runc.
     Podman,
+    /// A PostgreSQL server of the test's own.
+    Postgres,
     /// The `openssl` command.
     Openssl,
     /// An ACME authority.
@@ -58,6 +60,7 @@ impl Need {
             Self::Cgroups => cgroup::missing(),
             Self::Docker => ["dockerd", "docker"].into_iter().find_map(peer::missing_program),
             Self::Podman => ["podman", "runc"].into_iter().find_map(peer::missing_program),
+            Self::Postgres => database::Postgres::missing(),
             Self::Openssl => peer::missing_program("openssl"),
             Self::Pebble => peer::missing_program("pebble"),
             Self::Go => peer::missing_program("go"),
