@@ -491,11 +491,11 @@ impl Events for MemoryStore {
         let rows = self.rows()?;
         Ok((rows.entry_events.last().map_or(0, |e| e.id), rows.node_events.last().map_or(0, |e| e.id)))
     }
-    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>> {
-        Ok(self.rows()?.entry_events.iter().find(|e| e.id == id).cloned())
+    async fn entry_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<EntryId>>> {
+        Ok(self.rows()?.entry_events.iter().filter(|e| ids.contains(&e.id)).cloned().collect())
     }
-    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>> {
-        Ok(self.rows()?.node_events.iter().find(|e| e.id == id).cloned())
+    async fn node_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<SpiffeId>>> {
+        Ok(self.rows()?.node_events.iter().filter(|e| ids.contains(&e.id)).cloned().collect())
     }
     async fn events_prune(&self, created_before: Timestamp) -> Result<()> {
         self.rows()?.events_pruned.push(created_before);

@@ -90,9 +90,7 @@ impl SqlStore {
         match &self.backend {
             Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => readers.read(work).await,
             Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(work).await,
-            Backend::Postgres(postgres) => {
-                postgres.read(consistency == Consistency::TolerateStale, work).await
-            }
+            Backend::Postgres(postgres) => postgres.read(consistency, work).await,
         }
     }
 

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     // Started by the first case that needs it; dropped before the exit.
     let server = Arc::new(std::sync::OnceLock::new());
     let mut trials = conformance(&server);
-    let own: [Case; 10] = [
+    let own: [Case; 11] = [
+        ("aws_databases_are_given_tokens", aws_token),
         ("certificates_decide", certificates_decide),
         ("a_stopped_server_is_unavailable_until_it_is_back", outage),
         ("idle_connections_that_died_are_replaced", idle_connections),
@@ -314,6 +315,23 @@ fn replica() -> Outcome {
         };
         assert_eq!(list(Consistency::Current).await, 1);
         assert_eq!(list(Consistency::TolerateStale).await, 0);
+        // It has not seen the event, so that it is not asked.
+        assert_eq!(list(Consistency::Seen(1)).await, 1);
+    });
+    // Deleted on the primary alone, the entry tells that an event that both have seen lets the replica answer.
+    copy.sql(&name, "SELECT pg_wal_replay_resume()")?;
+    spire_testkit::wait::until("the event on the replica", SOON, || {
+        copy.sql(&name, "SELECT id FROM registered_entries_events").ok().filter(|ids| ids == "1\n")
+    })?;
+    copy.sql(&name, "SELECT pg_wal_replay_pause()")?;
+    runtime.block_on(async {
+        store.entries_delete(&[EntryId::parse("e").unwrap()]).await.unwrap().remove(0).unwrap();
+        let list = async |consistency| {
+            store.entry_list(&EntryFilter::default(), None, consistency).await.unwrap().items.len()
+        };
+        assert_eq!(list(Consistency::Seen(1)).await, 1);
+        assert_eq!(list(Consistency::Seen(2)).await, 0);
+        store.entries_create(vec![entry("e", "w")]).await.unwrap();
     });
     copy.kill()?;
     runtime.block_on(async {
@@ -407,5 +425,55 @@ fn bounded_pool() -> Outcome {
             Err(Error::Unavailable("the datastore is closed".into()))
         );
     });
+    Ok(())
+}
+
+/// What a database of AWS RDS would be told for a password: a token for its user and address, over TLS that was asked
+/// for. A server of our own takes the place of it, speaking as much of the protocol as it needs.
+fn aws_token() -> Outcome {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let server = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
+        let (mut client, _) = listener.accept()?;
+        let message = |with_kind: bool, client: &mut std::net::TcpStream| -> std::io::Result<Vec<u8>> {
+            let mut head = vec![0; if with_kind { 5 } else { 4 }];
+            client.read_exact(&mut head)?;
+            let size = u32::from_be_bytes(head[head.len() - 4..].try_into().unwrap_or_default());
+            let mut body = vec![0; usize::try_from(size).unwrap_or(4) - 4];
+            client.read_exact(&mut body)?;
+            Ok(body)
+        };
+        message(false, &mut client)?;
+        // AuthenticationCleartextPassword
+        client.write_all(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3])?;
+        let password = message(true, &mut client)?;
+        let refusal = b"SFATAL\0C28P01\0Mthat is all\0\0";
+        client.write_all(&[b'E', 0, 0, 0, 4 + u8::try_from(refusal.len()).unwrap_or(0)])?;
+        client.write_all(refusal)?;
+        Ok(password)
+    });
+    let settings = SqlConfig {
+        database_type: "aws_postgres".into(),
+        aws: Some(spire_store::AwsConfig {
+            region: "eu-north-1".into(),
+            access_key_id: "AKIDEXAMPLE".into(),
+            secret_access_key: "secret".into(),
+        }),
+        ..config(&format!("host=127.0.0.1 port={port} user=iam_user dbname=spire sslmode=disable"))
+    };
+    let refusal = runtime().block_on(open(settings.clone())).map(drop).unwrap_err().to_string();
+    assert!(refusal.contains("pq: that is all (28P01)"), "{refusal}");
+    let password = String::from_utf8(server.join().map_err(|_| "the server panicked")??)?;
+    let start = format!(
+        "127.0.0.1:{port}/?Action=connect&DBUser=iam_user&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+         &X-Amz-Credential=AKIDEXAMPLE%2F"
+    );
+    assert!(password.starts_with(&start), "{password}");
+    assert!(password.contains("%2Feu-north-1%2Frds-db%2Faws4_request&"), "{password}");
+    let with_password =
+        SqlConfig { connection_string: format!("{} password=x", settings.connection_string), ..settings };
+    let refusal = runtime().block_on(open(with_password)).map(drop).unwrap_err().to_string();
+    assert!(refusal.contains("password should not be set when using IAM authentication"), "{refusal}");
     Ok(())
 }

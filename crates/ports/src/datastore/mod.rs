@@ -37,6 +37,9 @@ pub enum Consistency {
     Current,
     /// A replica will do.
     TolerateStale,
+    /// A replica will do that shows all entry events up to this one that are visible by now, and with them what
+    /// their transactions wrote.
+    Seen(EventId),
 }
 
 /// What happens to entries that federate with a bundle that is deleted.
@@ -277,10 +280,10 @@ pub trait Events {
     async fn node_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<SpiffeId>>>;
     /// The greatest ids given out to entry and node events so far, pruned ones included; 0 where none was.
     async fn latest_events(&self) -> Result<(EventId, EventId)>;
-    /// One entry event that was skipped before, if it is visible by now.
-    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>>;
-    /// One node event that was skipped before, if it is visible by now.
-    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>>;
+    /// Those of the entry events that are visible by now, oldest first: for ids that were skipped before.
+    async fn entry_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<EntryId>>>;
+    /// Those of the node events that are visible by now, oldest first.
+    async fn node_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<SpiffeId>>>;
     /// Resolves when another server is said to have appended events since the last call. Only a hint that makes a
     /// poll come sooner: it may come without reason, late or never, and by default it never does. Cancel safe.
     async fn changed_elsewhere(&self) {

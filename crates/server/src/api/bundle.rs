@@ -1,7 +1,9 @@
 //! `spire.api.server.bundle.v1.Bundle`: our own bundle and those of others (pkg/server/api/bundle/v1).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use spire_core::authority::Kind;
 use spire_core::spiffe::{Bundle, TrustDomain};
 use spire_ports::datastore::{self, DeleteMode};
@@ -181,14 +183,42 @@ async fn federated(
     let context = Context::trust_domain(&request.trust_domain);
     let text = "getting a federated bundle for the server's own trust domain is not allowed";
     let trust_domain = foreign(&call, &request.trust_domain, text)?;
-    let bundle = call
-        .store()
-        .bundle_fetch(&trust_domain)
+    let bundle = known_bundle(&call, &trust_domain)
         .await
         .map_err(|e| context.fail_with(Code::Internal, "failed to fetch bundle", e))?
         .ok_or_else(|| context.fail(Code::NotFound, "bundle not found"))?;
     call.audit.success();
     Ok(bundle_to_wire(&bundle, request.output_mask.as_ref()))
+}
+
+/// Bundles of federated trust domains as they were read last, for when the datastore is away.
+pub(super) type KnownBundles = Mutex<BTreeMap<TrustDomain, Bundle>>;
+
+/// How many of them are kept: each is some KiB, and few trust domains federate with more.
+const KNOWN_BUNDLES_MAX: usize = 1000;
+
+/// A federated bundle as it is stored, or as it was when the datastore could last be asked: agents go on with what
+/// they have, and those that come anew get the same.
+async fn known_bundle(call: &Call, trust_domain: &TrustDomain) -> datastore::Result<Option<Bundle>> {
+    let known = &call.api.known_bundles;
+    match call.store().bundle_fetch(trust_domain).await {
+        Ok(Some(bundle)) => {
+            let mut known = known.lock();
+            if known.len() < KNOWN_BUNDLES_MAX || known.contains_key(trust_domain) {
+                known.insert(trust_domain.clone(), bundle.clone());
+            }
+            Ok(Some(bundle))
+        }
+        Ok(None) => {
+            known.lock().remove(trust_domain);
+            Ok(None)
+        }
+        Err(error @ datastore::Error::Unavailable(_)) => {
+            let bundle = known.lock().get(trust_domain).cloned();
+            bundle.map(Some).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn batch_create(

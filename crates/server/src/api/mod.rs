@@ -106,6 +106,7 @@ pub struct Api {
     started: Instant,
     bundle_read: tokio::sync::Mutex<Option<Instant>>,
     debug_info: debug::Cached,
+    known_bundles: bundle::KnownBundles,
     stopping: CancellationToken,
 }
 
@@ -126,6 +127,7 @@ impl Api {
             started: Instant::now(),
             bundle_read: tokio::sync::Mutex::default(),
             debug_info: debug::Cached::default(),
+            known_bundles: bundle::KnownBundles::default(),
             stopping: CancellationToken::new(),
             deps,
         })

@@ -170,15 +170,16 @@ impl LiveEntries {
 
     async fn catch_up_entries(&self, tracker: &mut Tracker) -> Result<()> {
         let now = Instant::now();
-        let mut late = Vec::new();
-        for id in tracker.entries.due(now, self.intervals.event_timeout) {
-            // Our own writes need no reading.
-            if self.writer.lock().own_entry_events.remove(&id) {
-                tracker.entries.skipped.remove(&id);
-            } else if let Some(event) = self.store.entry_event(id).await? {
-                late.push(event);
+        let mut due = tracker.entries.due(now, self.intervals.event_timeout);
+        // Our own writes need no reading.
+        due.retain(|id| {
+            let own = self.writer.lock().own_entry_events.remove(id);
+            if own {
+                tracker.entries.skipped.remove(id);
             }
-        }
+            !own
+        });
+        let late = if due.is_empty() { Vec::new() } else { self.store.entry_events_among(&due).await? };
         self.take_in_entries(&late).await?;
         for event in late {
             tracker.entries.skipped.remove(&event.id);
@@ -197,14 +198,15 @@ impl LiveEntries {
 
     async fn catch_up_nodes(&self, tracker: &mut Tracker) -> Result<()> {
         let now = Instant::now();
-        let mut late = Vec::new();
-        for id in tracker.nodes.due(now, self.intervals.event_timeout) {
-            if self.writer.lock().own_node_events.remove(&id) {
-                tracker.nodes.skipped.remove(&id);
-            } else if let Some(event) = self.store.node_event(id).await? {
-                late.push(event);
+        let mut due = tracker.nodes.due(now, self.intervals.event_timeout);
+        due.retain(|id| {
+            let own = self.writer.lock().own_node_events.remove(id);
+            if own {
+                tracker.nodes.skipped.remove(id);
             }
-        }
+            !own
+        });
+        let late = if due.is_empty() { Vec::new() } else { self.store.node_events_among(&due).await? };
         self.take_in_nodes(&late).await?;
         for event in late {
             tracker.nodes.skipped.remove(&event.id);

@@ -53,10 +53,12 @@ impl LiveEntries {
     /// Rows are taken as of `event`: whatever the view knows from a later write stays.
     async fn sweep_entries(&self, event: EventId, is_first: bool) -> Result<()> {
         let filter = EntryFilter::default();
+        // What a replica shows may not be older than what the view has.
+        let consistency = if event == 0 { Consistency::Current } else { Consistency::Seen(event) };
         let mut stored: HashSet<EntryId> = HashSet::new();
         let mut paging = Paging { token: String::new(), size: PAGE };
         loop {
-            let page = self.store.entry_list(&filter, Some(&paging), Consistency::Current).await?;
+            let page = self.store.entry_list(&filter, Some(&paging), consistency).await?;
             stored.extend(page.items.iter().map(|entry| entry.id.clone()));
             let view = self.snapshot();
             let changed: Vec<_> = page

@@ -11,19 +11,21 @@ mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use spire_ports::datastore::{Error, Result};
+use spire_ports::datastore::{Consistency, Error, EventId, Result};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::aws::RdsLogin;
 use crate::config::{DatabaseType, SqlConfig};
-use crate::convert::text_or_empty;
+use crate::convert::{integer, text_or_empty};
 use crate::dsn::libpq::ConnectionString;
 use crate::fault::Sql;
 use crate::schema::migrate;
-use crate::sql::{Isolation, Session};
+use crate::sql::{Isolation, Session, params};
 
 use connect::Connector;
 use fault::Meaning;
@@ -116,24 +118,42 @@ impl Postgres {
         Ok(Self { primary, replica, absence: tokio::sync::Mutex::default(), hints })
     }
 
-    /// Runs the work on a snapshot; of the replica, if there is one that answers and `stale` data will do.
+    /// Runs the work on a snapshot; of the replica, if there is one that answers and is consistent enough.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        stale: bool,
-        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+        consistency: Consistency,
+        mut work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
-        let Some(replica) = self.replica.as_ref().filter(|_| stale) else {
+        let Some(replica) = self.replica.as_ref().filter(|_| consistency != Consistency::Current) else {
             return self.run(&self.primary, Kind::Read, work).await.0;
         };
-        let (outcome, work) = self.run(replica, Kind::Read, work).await;
-        match (outcome, work) {
-            (Err(Error::Unavailable(text)), Some(work)) => {
+        let recent = match consistency {
+            Consistency::Seen(event) => {
+                let counted =
+                    self.run(&self.primary, Kind::Read, move |session| recent_events(session, event));
+                counted.await.0?
+            }
+            _ => 0,
+        };
+        let on_replica = Arc::new(AtomicBool::new(true));
+        let checks = Arc::clone(&on_replica);
+        // The check and the work see one snapshot.
+        let checked = move |session: &mut dyn Session| match consistency {
+            Consistency::Seen(event) if checks.load(Relaxed) && recent_events(session, event)? < recent => {
+                Err(Error::Unavailable("it lags behind".into()).into())
+            }
+            _ => work(session),
+        };
+        let (outcome, checked) = self.run(replica, Kind::Read, checked).await;
+        match (outcome, checked) {
+            (Err(Error::Unavailable(text)), Some(checked)) => {
                 warn!(
                     subsystem_name = "sql",
                     error = text,
-                    "The read-only database does not answer; reading from the primary instead"
+                    "The read-only database cannot be read from; reading from the primary instead"
                 );
-                self.run(&self.primary, Kind::Read, work).await.0
+                on_replica.store(false, Relaxed);
+                self.run(&self.primary, Kind::Read, checked).await.0
             }
             (outcome, _) => outcome,
         }
@@ -290,6 +310,26 @@ fn commit<T>(session: &mut PgSession, own: Option<&str>, value: T) -> Outcome<T>
         )))),
         Err(fault) => Outcome::Done(Err(fault.0)),
     }
+}
+
+/// How many ids of events up to one are counted: more than those of transactions that run at once.
+const RECENT: i64 = 1000;
+
+/// How many entry events are visible of those up to this one. A replica shows no more of them than the primary did
+/// before, and as many only where it shows the same: ids are not in the order of commits, so that the latest
+/// alone would not tell.
+fn recent_events(session: &mut dyn Session, event: EventId) -> Sql<i64> {
+    let last = i64::try_from(event).unwrap_or(i64::MAX);
+    let mut count = 0;
+    session.query(
+        "SELECT COUNT(*) FROM registered_entries_events WHERE id > ?1 AND id <= ?2",
+        params![last.saturating_sub(RECENT), last],
+        &mut |row| {
+            count = integer(row, 0)?;
+            Ok(false)
+        },
+    )?;
+    Ok(count)
 }
 
 fn text_of(error: Error) -> String {

@@ -329,6 +329,11 @@ fn delete(conn: &mut dyn Session, domain: &TrustDomain, mode: DeleteMode) -> Sql
         if mode == DeleteMode::Delete {
             delete_row(conn, row, entry)?;
         } else {
+            // Nothing changes in the row, but it is locked: events of one entry come in the order of their commits.
+            conn.execute(
+                "UPDATE registered_entries SET updated_at = updated_at WHERE id = ?1",
+                params![row],
+            )?;
             entry_event(conn, entry.id.as_str(), now)?;
         }
     }

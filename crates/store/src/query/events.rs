@@ -7,8 +7,8 @@ use spire_core::time::Timestamp;
 use spire_ports::datastore::{Event, EventId, Events, Result};
 
 use super::filter::Conditions;
-use super::{borrowed, each_row, event_id, first_row, number, readable};
-use crate::convert::{integer, spiffe_id, text_or_empty};
+use super::{borrowed, each_row, event_id, number, readable};
+use crate::convert::{integer, json_rows, spiffe_id, text_or_empty};
 use crate::fault::Sql;
 use crate::sql::{Isolation, Session, params};
 use crate::store::SqlStore;
@@ -17,7 +17,7 @@ use crate::store::SqlStore;
 struct Log {
     table: &'static str,
     after: &'static str,
-    one: &'static str,
+    among: &'static str,
     latest: &'static str,
 }
 
@@ -26,7 +26,7 @@ macro_rules! log {
         Log {
             table: $table,
             after: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id > ?1 ORDER BY id LIMIT ?2"),
-            one: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id = ?1"),
+            among: concat!("SELECT id, ", $key, " FROM ", $table, " WHERE id {in_rows ?1} ORDER BY id"),
             latest: concat!("SELECT {last_id ", $table, "}"),
         }
     };
@@ -53,12 +53,14 @@ impl Events for SqlStore {
         .await
     }
 
-    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>> {
-        self.read(move |conn| one(conn, &ENTRIES, id, entry_key)).await
+    async fn entry_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<EntryId>>> {
+        let rows = json_rows(&ids.iter().copied().map(row_id).collect::<Vec<_>>());
+        self.read(move |conn| among(conn, &ENTRIES, &rows, entry_key)).await
     }
 
-    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>> {
-        self.read(move |conn| one(conn, &NODES, id, spiffe_id)).await
+    async fn node_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<SpiffeId>>> {
+        let rows = json_rows(&ids.iter().copied().map(row_id).collect::<Vec<_>>());
+        self.read(move |conn| among(conn, &NODES, &rows, spiffe_id)).await
     }
 
     async fn changed_elsewhere(&self) {
@@ -114,14 +116,18 @@ fn list<K>(
     }
 }
 
-fn one<K>(
+fn among<K>(
     conn: &mut dyn Session,
     log: &Log,
-    id: EventId,
+    rows: &str,
     key: impl Fn(&str) -> Sql<K>,
-) -> Sql<Option<Event<K>>> {
-    let found = first_row(conn, log.one, params![row_id(id)], |row| {
-        Ok(readable(log.table, row_id(id), text_or_empty(row, 1).and_then(|text| key(&text))))
+) -> Sql<Vec<Event<K>>> {
+    let mut events = Vec::new();
+    each_row(conn, log.among, params![rows], |row| {
+        let id = integer(row, 0)?;
+        let key = readable(log.table, id, text_or_empty(row, 1).and_then(|text| key(&text)));
+        events.extend(key.map(|key| Event { id: event_id(id), key }));
+        Ok(())
     })?;
-    Ok(found.flatten().map(|key| Event { id, key }))
+    Ok(events)
 }

@@ -56,15 +56,15 @@ pub async fn reads_are_bounded_and_ordered(store: Arc<dyn DataStore>) {
     assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id));
     assert_eq!(store.entry_events(all[3].id, 4).await.unwrap(), all[4..8]);
     assert_eq!(store.entry_events(all[9].id, 4).await, Ok(Vec::new()));
-    assert_eq!(store.entry_event(all[2].id).await.unwrap().as_ref(), Some(&all[2]));
-    assert_eq!(store.entry_event(all[9].id + 1).await, Ok(None));
+    let ids = [all[9].id + 1, all[7].id, all[2].id];
+    assert_eq!(store.entry_events_among(&ids).await, Ok(vec![all[2].clone(), all[7].clone()]));
+    assert_eq!(store.entry_events_among(&[]).await, Ok(Vec::new()));
     let nodes = store.node_events(0, 2).await.unwrap();
     assert_eq!(
         nodes.iter().map(|e| e.key.clone()).collect::<Vec<_>>(),
         [id("/spire/agent/0"), id("/spire/agent/1")]
     );
-    assert_eq!(store.node_event(nodes[1].id).await.unwrap().as_ref(), Some(&nodes[1]));
-    assert_eq!(store.node_event(99).await, Ok(None));
+    assert_eq!(store.node_events_among(&[nodes[1].id, 99]).await.unwrap(), nodes[1..]);
     assert_eq!(store.latest_events().await, Ok((all[9].id, 3)));
 }
 

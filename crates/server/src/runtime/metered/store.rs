@@ -354,12 +354,12 @@ impl Events for MeteredStore {
         self.both(names, self.store.latest_events()).await
     }
 
-    async fn entry_event(&self, id: EventId) -> Result<Option<Event<EntryId>>> {
-        self.call(metric::DATASTORE_REGISTRATION_ENTRY_EVENT_FETCH, self.store.entry_event(id)).await
+    async fn entry_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<EntryId>>> {
+        self.call(metric::DATASTORE_REGISTRATION_ENTRY_EVENT_FETCH, self.store.entry_events_among(ids)).await
     }
 
-    async fn node_event(&self, id: EventId) -> Result<Option<Event<SpiffeId>>> {
-        self.call(metric::DATASTORE_NODE_EVENT_FETCH, self.store.node_event(id)).await
+    async fn node_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<SpiffeId>>> {
+        self.call(metric::DATASTORE_NODE_EVENT_FETCH, self.store.node_events_among(ids)).await
     }
 
     async fn changed_elsewhere(&self) {
