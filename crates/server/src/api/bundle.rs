@@ -12,7 +12,7 @@ use spire_wire::api::types;
 use tonic::{Code, Status};
 
 use super::audit::Fields;
-use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamPublisher};
+use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamPublisher, PATIENCE, no_answer};
 use super::convert::{
     bundle, bundle_fields, bundle_mask, bundle_to_wire, hash, jwt_authorities, jwt_authority_fields,
     jwt_key_to_wire, paging, wit_authorities, wit_key_to_wire, x509_authorities, x509_authority_fields,
@@ -201,7 +201,14 @@ const KNOWN_BUNDLES_MAX: usize = 1000;
 /// they have, and those that come anew get the same.
 async fn known_bundle(call: &Call, trust_domain: &TrustDomain) -> datastore::Result<Option<Bundle>> {
     let known = &call.api.known_bundles;
-    match call.store().bundle_fetch(trust_domain).await {
+    let is_known = known.lock().contains_key(trust_domain);
+    let fetched = call.store().bundle_fetch(trust_domain);
+    let fetched = if is_known {
+        tokio::time::timeout(PATIENCE, fetched).await.unwrap_or_else(|_| Err(no_answer()))
+    } else {
+        fetched.await
+    };
+    match fetched {
         Ok(Some(bundle)) => {
             let mut known = known.lock();
             if known.len() < KNOWN_BUNDLES_MAX || known.contains_key(trust_domain) {

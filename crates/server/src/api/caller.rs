@@ -31,6 +31,9 @@ use crate::entries::LiveEntries;
 /// is away. About 200 B each.
 const NODE_CACHE_MAX: usize = 100_000;
 
+/// How long a datastore may be silent where what is known without it will do. Agents wait for their answers.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+
 /// The other end of a connection, as the transport proved it.
 #[derive(Clone, Debug)]
 pub enum Peer {
@@ -415,7 +418,13 @@ impl Authorizer {
         if self.remembers(id, serial) {
             return Ok(());
         }
-        let node = match self.live.store().node_fetch(id).await {
+        let fetched = self.live.store().node_fetch(id);
+        let fetched = if self.knew(id, serial) {
+            tokio::time::timeout(PATIENCE, fetched).await.unwrap_or_else(|_| Err(no_answer()))
+        } else {
+            fetched.await
+        };
+        let node = match fetched {
             Ok(node) => node,
             // Nobody can attest, renew or ban while the database is away: what was true of an agent still is.
             Err(error @ datastore::Error::Unavailable(_)) if self.knew(id, serial) => {
@@ -530,6 +539,11 @@ impl Denial {
             }
         }
     }
+}
+
+/// A datastore that is silent is as good as away for what is known without it.
+pub(super) fn no_answer() -> datastore::Error {
+    datastore::Error::Unavailable("the datastore does not answer".into())
 }
 
 fn failed(code: Code, message: String) -> Denial {

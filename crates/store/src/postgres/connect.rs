@@ -56,6 +56,12 @@ impl Connector {
         let around = surroundings();
         let target = ConnectionString::parse(text, &around, |path| std::fs::read_to_string(path))
             .map_err(|error| invalid(error.to_string()))?;
+        if let Some(host) = target.hosts.iter().find(|host| is_cloud_sql(host)) {
+            return Err(invalid(format!(
+                "dialing the Cloud SQL instance {:?} is not supported yet; run the Cloud SQL Auth Proxy and connect to it",
+                host.name
+            )));
+        }
         let login = match login {
             Some(_) if !target.password.is_empty() => {
                 let text = "invalid postgres configuration: password should not be set when using IAM authentication";
@@ -291,6 +297,12 @@ impl Connector {
             .map_err(|error| Error::Unavailable(error.to_string()))?;
         Ok(Some(identity))
     }
+}
+
+/// Whether a host is the connection name of an instance of GCP, `project:region:instance`.
+fn is_cloud_sql(host: &Host) -> bool {
+    let parts = host.name.split(':').count();
+    parts >= 3 && host.address.is_none() && host.name.parse::<std::net::IpAddr>().is_err()
 }
 
 /// The environment, and who we are by the table of users.

@@ -289,18 +289,17 @@ fn try_once<T>(
 
 /// Ends a transaction that wrote.
 fn commit<T>(session: &mut PgSession, own: Option<&str>, value: T) -> Outcome<T> {
-    if session.worst() == Some(Meaning::Conflict) || session.worst() == Some(Meaning::Lost) {
-        // Work that went on after a lost race has nothing to commit.
+    if session.worst().is_some() {
+        // A statement failed and nothing undid it: the transaction is over, and a COMMIT would say so in silence.
         let _ = session.batch("ROLLBACK");
         return failed(session, Error::Unavailable("the transaction was rolled back".into()));
     }
-    if let (true, Some(own)) = (session.is_announced(), own)
-        && let Err(fault) = session.batch(&hints::announcement(own))
-    {
-        let _ = session.batch("ROLLBACK");
-        return failed(session, fault.0);
-    }
-    match session.batch("COMMIT") {
+    // In one message: the announcement costs no round trip.
+    let commit = match own.filter(|_| session.is_announced()) {
+        Some(own) => session.batch(&format!("{}; COMMIT", hints::announcement(own))),
+        None => session.batch("COMMIT"),
+    };
+    match commit {
         Ok(()) => Outcome::Done(Ok(value)),
         Err(fault) if session.worst() == Some(Meaning::Conflict) => failed(session, fault.0),
         // Whether it was committed is not known, so that it must not be repeated.
@@ -308,7 +307,11 @@ fn commit<T>(session: &mut PgSession, own: Option<&str>, value: T) -> Outcome<T>
             "the connection was lost while committing; the change may have been made or not: {}",
             text_of(fault.0)
         )))),
-        Err(fault) => Outcome::Done(Err(fault.0)),
+        Err(fault) => {
+            // Where the announcement failed the transaction is still open.
+            let _ = session.batch("ROLLBACK");
+            Outcome::Done(Err(fault.0))
+        }
     }
 }
 

@@ -186,6 +186,11 @@ fn settings_are_checked() {
     for (config, text) in [
         (config("", "x"), "database_type must be set"),
         (config("sqlite3", ""), "connection_string must be set"),
+        (
+            config("postgres", "host=project:region:instance"),
+            "dialing the Cloud SQL instance \"project:region:instance\" is not supported yet; run the Cloud SQL Auth \
+             Proxy and connect to it",
+        ),
         (config("mysql", "x"), "database_type \"mysql\" is not supported yet"),
         (
             config("postgres", "host=h sslmode=some"),
