@@ -9,10 +9,12 @@
 //! | `output` | `-output pretty|json`; `view` is JSON as the reference prints messages |
 //! | `server`, `agent` | a module for each group of commands |
 //! | `explain` | `spire explain`, which asks both sides |
+//! | `apply` | `spire apply` and `spire export`: entries and relationships as files |
 //!
 //! This crate is the only one that prints, and prints through [`Env`] only: every command runs in tests as it does in a
 //! terminal. What `run` and `validate` need lies above this crate, so the binaries hand it in as hooks.
 
+mod apply;
 mod call;
 mod completion;
 mod dispatch;
@@ -31,6 +33,7 @@ mod agent;
 mod server;
 
 pub use agent::{AgentHooks, AgentRunFlags, agent};
+pub use apply::{apply, export};
 pub use env::Env;
 pub use explain::explain;
 pub use server::{Invalid, ServerHooks, ServerRunFlags, server};

@@ -2,6 +2,7 @@
 //! peer notices.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -125,12 +126,22 @@ pub type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// is lost. Errors of the connection come as `Unavailable` with the text of
 /// [`DialError`](crate::tls::DialError).
 pub fn tcp_channel(host: &str, port: u16, tls: TlsClient) -> Result<Channel, io::Error> {
+    tcp_channel_from(None, host, port, tls)
+}
+
+/// As [`tcp_channel`], from an address of this machine.
+pub fn tcp_channel_from(
+    from: Option<IpAddr>,
+    host: &str,
+    port: u16,
+    tls: TlsClient,
+) -> Result<Channel, io::Error> {
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     // The connector makes it TLS; "https" would have tonic look for its own.
     let dialled: Uri = format!("http://{authority}").parse().map_err(invalid)?;
     let shown: Uri = format!("https://{authority}").parse().map_err(invalid)?;
-    Ok(endpoint(dialled).origin(shown).connect_with_connector_lazy(TlsConnector::new(tls)))
+    Ok(endpoint(dialled).origin(shown).connect_with_connector_lazy(TlsConnector::new(tls).from_address(from)))
 }
 
 /// A channel to a unix socket, connected when first used.

@@ -1,5 +1,6 @@
 //! The clients that put the load on.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use spire_core::pki::{Certificate, CsrTemplate, DistinguishedName, KeyType, LocalKey};
 use spire_core::spiffe::{SpiffeId, TrustDomain};
-use spire_net::grpc::{tcp_channel, unix_channel};
+use spire_net::grpc::{tcp_channel_from, unix_channel};
 use spire_net::tls::{Identity, TlsClient, TlsPolicy, TrustSource, UnixConnector};
 use spire_wire::api::server::agent::v1 as agent;
 use spire_wire::api::server::agent::v1::agent_client::AgentClient;
@@ -128,13 +129,32 @@ impl AgentSide {
 
     /// A new connection, with an identity or without one.
     pub(crate) fn connect(&self, identity: Option<Arc<Identity>>) -> Result<Channel> {
+        self.connect_from(None, identity)
+    }
+
+    /// The same from an address of this machine.
+    pub(crate) fn connect_from(
+        &self,
+        from: Option<IpAddr>,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Channel> {
         let server = SpiffeId::parse("spiffe://example.org/spire/server")?;
         let tls = TlsClient::spiffe(self.roots.clone(), server, identity, TlsPolicy::default())?;
-        Ok(tcp_channel("127.0.0.1", self.port, tls)?)
+        Ok(tcp_channel_from(from, "127.0.0.1", self.port, tls)?)
     }
 
     /// Attests with a join token on a new connection, as an agent does.
     pub(crate) async fn attest(&self, token: String, csr: Bytes) -> Result<types::X509svid> {
+        self.attest_from(None, token, csr).await
+    }
+
+    /// The same from an address of this machine.
+    pub(crate) async fn attest_from(
+        &self,
+        from: Option<IpAddr>,
+        token: String,
+        csr: Bytes,
+    ) -> Result<types::X509svid> {
         let params = agent::attest_agent_request::Params {
             data: Some(types::AttestationData {
                 r#type: "join_token".into(),
@@ -144,7 +164,7 @@ impl AgentSide {
         };
         let request =
             agent::AttestAgentRequest { step: Some(agent::attest_agent_request::Step::Params(params)) };
-        let mut client = AgentClient::new(self.connect(None)?);
+        let mut client = AgentClient::new(self.connect_from(from, None)?);
         let mut answers = client.attest_agent(tokio_stream::iter([request])).await?.into_inner();
         let answer = answers.message().await?.context("no answer")?;
         match answer.step {

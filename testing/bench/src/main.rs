@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! spire-bench ours=target/release spire=/opt/spire/bin [-only mint,list] [-rounds 3]
+//! spire-bench simulate ours=target/release spire=/opt/spire/bin -at-most spire=100000
 //! ```
 //!
 //! Each argument `name=folder` is a set of binaries. All sets run one after the other in one run, figure by figure, so that
@@ -16,6 +17,7 @@ mod measure;
 mod process;
 mod scale;
 mod server;
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +52,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<()> {
+    if let Some((command, rest)) = arguments.split_first()
+        && command == "simulate"
+    {
+        return simulate::run(rest);
+    }
     let options = parse(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut table = Table::new(options.sets.iter().map(|s| s.name.clone()).collect());
@@ -118,6 +125,6 @@ fn usage() -> String {
 
 /// Prints to the person who runs the benchmark.
 #[expect(clippy::print_stdout, reason = "the table is the output")]
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }

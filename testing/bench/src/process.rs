@@ -88,6 +88,11 @@ impl Site {
         self.path("server/api.sock")
     }
 
+    /// The server's database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("server-data/datastore.sqlite3")
+    }
+
     /// The agent's workload socket.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.path("agent/api.sock")

@@ -212,7 +212,7 @@ async fn wait_until_seen(agent: &AttestedAgent, count: usize) -> Result<()> {
 
 /// Syncs as SPIRE's agent does; `all` asks for every entry, else the agent has them already. Returns how many entries
 /// the server named or sent.
-async fn sync(agent: &AttestedAgent, all: bool) -> Result<usize> {
+pub(crate) async fn sync(agent: &AttestedAgent, all: bool) -> Result<usize> {
     let mut client = EntryClient::new(agent.channel.clone()).max_decoding_message_size(MESSAGE_MAX);
     let (send, receive) = tokio::sync::mpsc::channel(4);
     let first = entry::SyncAuthorizedEntriesRequest { output_mask: Some(api::agent_mask()), ids: Vec::new() };

@@ -10,7 +10,7 @@ use crate::failure::{Doing, Failure, plain};
 
 /// How a bundle is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BundleFormat {
+pub(crate) enum BundleFormat {
     Pem,
     Spiffe,
 }
@@ -27,7 +27,7 @@ impl BundleFormat {
 }
 
 /// A bundle of the trust domain `id`, which goes out as the user wrote it when the bundle is PEM.
-pub(super) fn parse_bundle(
+pub(crate) fn parse_bundle(
     contents: &[u8],
     format: BundleFormat,
     id: &str,

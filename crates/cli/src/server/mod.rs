@@ -4,7 +4,7 @@ mod agents;
 mod bundle;
 mod bundle_input;
 mod debug;
-mod entry;
+pub(crate) mod entry;
 mod federation;
 mod healthcheck;
 mod local_authority;
@@ -19,6 +19,7 @@ mod wit;
 use crate::dispatch::{Command, Program};
 use crate::env::Env;
 
+pub(crate) use bundle_input::{BundleFormat, parse_bundle};
 pub(crate) use healthcheck::{check as check_health, flags as health_flags};
 pub(crate) use run::given;
 pub use run::{Invalid, ServerHooks, ServerRunFlags};

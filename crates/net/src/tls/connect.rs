@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
 use spire_core::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
@@ -201,12 +202,19 @@ pub struct TlsConnector {
     tls: TlsClient,
     attempts: Arc<AtomicUsize>,
     public_only: bool,
+    from: Option<IpAddr>,
 }
 
 impl TlsConnector {
     /// A connector that trusts as `tls` says.
     pub fn new(tls: TlsClient) -> Self {
-        Self { tls, attempts: Arc::default(), public_only: false }
+        Self { tls, attempts: Arc::default(), public_only: false, from: None }
+    }
+
+    /// Dials from an address of this machine; the system chooses one without.
+    #[must_use]
+    pub fn from_address(self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self }
     }
 
     /// Refuses addresses that are not of the public internet. What counts is the address that is dialled, so a name
@@ -262,7 +270,7 @@ impl TlsConnector {
                 failure = DialError::Private { address: address.to_string() };
                 continue;
             }
-            match TcpStream::connect(address).await {
+            match connect(self.from, address).await {
                 Ok(tcp) => return Ok(tcp),
                 Err(source) => {
                     failure = DialError::Dial { network: "tcp", address: address.to_string(), source };
@@ -271,6 +279,13 @@ impl TlsConnector {
         }
         Err(failure)
     }
+}
+
+async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(to).await };
+    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 /// A connection of which the first octets were read already.

@@ -2,7 +2,9 @@
 
 mod agents;
 mod apis;
+mod apply;
 mod attestors;
+mod backup;
 mod containers;
 mod crash;
 mod databases;
@@ -25,6 +27,7 @@ mod rebootstrap;
 mod refusals;
 mod reload;
 mod rotation;
+mod scale;
 mod sds;
 mod telemetry;
 mod tpm;
@@ -48,7 +51,9 @@ fn main() -> ExitCode {
     let cases: Vec<Case> = [
         agents::cases(),
         apis::cases(),
+        apply::cases(),
         attestors::cases(),
+        backup::cases(),
         containers::cases(),
         crash::cases(),
         databases::cases(),
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         refusals::cases(),
         reload::cases(),
         rotation::cases(),
+        scale::cases(),
         sds::cases(),
         telemetry::cases(),
         tpm::cases(),

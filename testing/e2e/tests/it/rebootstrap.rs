@@ -17,16 +17,16 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const ID: &str = "spiffe://example.org/spire/agent/x509pop/node";
+pub(crate) const ID: &str = "spiffe://example.org/spire/agent/x509pop/node";
 
 /// A site whose agent proves itself by an SVID that was minted once, and trusts a file.
-struct Scene {
-    site: Site,
-    server: Daemon,
+pub(crate) struct Scene {
+    pub(crate) site: Site,
+    pub(crate) server: Daemon,
 }
 
 impl Scene {
-    fn new(mode: &str) -> Result<Self> {
+    pub(crate) fn new(mode: &str) -> Result<Self> {
         let mut site = Site::new()?;
         site.server.plugins = format!(
             "    NodeAttestor \"x509pop\" {{\n        plugin_data {{\n            ca_bundle_path = \"{}\"\n            \
@@ -65,14 +65,14 @@ impl Scene {
         Ok(())
     }
 
-    fn attested(&self) -> Result<Daemon> {
+    pub(crate) fn attested(&self) -> Result<Daemon> {
         let agent = self.site.start_agent(&[])?;
         agent.wait_for(&["Node attestation was successful", ID], SOON)?;
         Ok(agent)
     }
 
     /// Whether the agent serves what the server says.
-    fn works(&self) -> Outcome {
+    pub(crate) fn works(&self) -> Outcome {
         self.site.entry(ID, "spiffe://example.org/w", &own_uid(), &[])?;
         self.site.wait_identities(&["spiffe://example.org/w"])?;
         Ok(())

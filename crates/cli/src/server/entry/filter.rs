@@ -9,14 +9,14 @@ use crate::failure::{Doing, Failure};
 use crate::pretty::{parse_id, parse_selector};
 
 /// Usage texts that differ between the two commands.
-pub(super) struct Words {
-    pub(super) parent_id: &'static str,
-    pub(super) spiffe_id: &'static str,
-    pub(super) hint: &'static str,
+pub(crate) struct Words {
+    pub(crate) parent_id: &'static str,
+    pub(crate) spiffe_id: &'static str,
+    pub(crate) hint: &'static str,
 }
 
 /// Adds the flags.
-pub(super) fn flags(flags: FlagSet, words: &Words) -> FlagSet {
+pub(crate) fn flags(flags: FlagSet, words: &Words) -> FlagSet {
     flags
         .string("parentID", "", words.parent_id)
         .string("spiffeID", "", words.spiffe_id)
@@ -44,18 +44,18 @@ pub(super) fn flags(flags: FlagSet, words: &Words) -> FlagSet {
 }
 
 /// What the flags say.
-pub(super) struct Filter {
-    pub(super) by_parent_id: Option<types::Spiffeid>,
-    pub(super) by_spiffe_id: Option<types::Spiffeid>,
-    pub(super) by_selectors: Option<types::SelectorMatch>,
-    pub(super) by_federates_with: Option<types::FederatesWithMatch>,
-    pub(super) by_hint: Option<String>,
+pub(crate) struct Filter {
+    pub(crate) by_parent_id: Option<types::Spiffeid>,
+    pub(crate) by_spiffe_id: Option<types::Spiffeid>,
+    pub(crate) by_selectors: Option<types::SelectorMatch>,
+    pub(crate) by_federates_with: Option<types::FederatesWithMatch>,
+    pub(crate) by_hint: Option<String>,
     /// Always sent, as by the reference: without `-downstream`, entries of downstream servers are left out.
-    pub(super) by_downstream: Option<bool>,
+    pub(crate) by_downstream: Option<bool>,
 }
 
 impl Filter {
-    pub(super) fn from_flags(flags: &Parsed) -> Result<Self, Failure> {
+    pub(crate) fn from_flags(flags: &Parsed) -> Result<Self, Failure> {
         let id = |flag: &str, what: &str| match flags.string(flag) {
             "" => Ok(None),
             text => parse_id(text).map(Some).doing(format_args!("error parsing {what} {}", quote(text))),

@@ -3,7 +3,7 @@
 mod create;
 mod data;
 mod delete;
-mod filter;
+pub(crate) mod filter;
 mod show;
 mod update;
 

@@ -41,6 +41,8 @@ pub(crate) enum Need {
     SshKeygen,
     /// The plugins made with the Rust SDK, which `cargo build --workspace` builds.
     RustPlugins,
+    /// The benchmark, which `cargo build --workspace` builds.
+    Bench,
     /// An authorisation server that takes JWT-SVIDs, unpacked (`SPIRE_E2E_KEYCLOAK`).
     Keycloak,
     /// A client of the Workload API.
@@ -69,6 +71,8 @@ impl Need {
             Self::SshKeygen => peer::missing_program("ssh-keygen"),
             Self::RustPlugins => (!programs::rust_plugins().is_file())
                 .then(|| "spire-rust-plugins is not built; `cargo build -p spire-rust-plugins`".to_owned()),
+            Self::Bench => (!programs::bench().is_file())
+                .then(|| "spire-bench is not built; `cargo build -p spire-bench`".to_owned()),
             Self::Keycloak => match std::env::var_os("SPIRE_E2E_KEYCLOAK") {
                 None => Some("SPIRE_E2E_KEYCLOAK is not set (docs/testing.md says how to get it)".to_owned()),
                 Some(_) => ["java", "curl"].into_iter().find_map(peer::missing_program),

@@ -39,6 +39,11 @@ pub(crate) fn rust_plugins() -> PathBuf {
     beside_this_test().join("spire-rust-plugins")
 }
 
+/// The benchmark, which is no program that is tested but measures those.
+pub(crate) fn bench() -> PathBuf {
+    beside_this_test().join("spire-bench")
+}
+
 /// The programs of `SPIRE_REFERENCE_BIN`: another implementation, to be mixed with those under test.
 pub(crate) fn reference() -> Option<&'static Programs> {
     static FOUND: OnceLock<Option<Programs>> = OnceLock::new();
