@@ -21,7 +21,10 @@ pub(super) fn entry(node: Node) -> Result<types::Entry, Flaw> {
         None => String::new(),
         Some(node) => {
             let (text, at) = node.text()?;
-            EntryId::parse(&text).map_err(|error| Flaw::new(at, error.to_string()))?;
+            // An empty one is none, as everywhere in the API.
+            if !text.is_empty() {
+                EntryId::parse(&text).map_err(|error| Flaw::new(at, error.to_string()))?;
+            }
             text
         }
     };

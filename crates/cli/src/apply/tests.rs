@@ -255,39 +255,47 @@ federation_relationships:
 fn mistakes_are_found_before_anything_is_changed() {
     const GOOD: &str =
         "{spiffe_id: spiffe://a.org/x, parent_id: spiffe://a.org/n, selectors: [a:b], entry_id: team.x";
+    let good = format!("- {GOOD}}}");
+    // Each mistake is at the last place of a text in the item.
     let table = [
-        (format!("- {GOOD}, ttl_x509: 5}}"), "2:88: unknown key \"ttl_x509\" of an entry"),
-        (
-            format!("- {GOOD}}}\n- {GOOD}}}"),
-            "3:3: the SPIFFE ID, parent and selectors are those of the entry at standard input:2:3",
-        ),
-        (format!("- {GOOD}, admin: 1}}"), "2:95: true or false is due here"),
-        (format!("- {GOOD}, x509_svid_ttl: -1}}"), "2:103: x509_svid_ttl is negative"),
-        (format!("- {GOOD}, x509_svid_ttl: 2147483648}}"), "2:103: 2147483648 is out of range"),
-        (format!("- {GOOD}, hint: true}}"), "2:94: a text is due here; put it into quotes"),
+        (format!("- {GOOD}, ttl_x509: 5}}"), "ttl_x509", "unknown key \"ttl_x509\" of an entry"),
+        (format!("- {GOOD}, admin: 1}}"), "1}", "true or false is due here"),
+        (format!("- {GOOD}, x509_svid_ttl: -1}}"), "-1", "x509_svid_ttl is negative"),
+        (format!("- {GOOD}, x509_svid_ttl: 2147483648}}"), "2147483648", "2147483648 is out of range"),
+        (format!("- {GOOD}, hint: true}}"), "true", "a text is due here; put it into quotes"),
         (
             format!("- {GOOD}, id: team.y}}"),
-            "2:88: \"id\" and \"entry_id\" are the same; one of them is enough",
+            "id: team.y",
+            "\"id\" and \"entry_id\" are the same; one of them is enough",
         ),
         (
-            format!("- {GOOD}}}").replace("team.x", "other.x"),
-            "2:3: the entry ID \"other.x\" is not one of owner \"team\": it has to begin with \"team.\"",
+            good.replace("team.x", "other.x"),
+            "{",
+            "the entry ID \"other.x\" is not one of owner \"team\": it has to begin with \"team.\"",
         ),
-        (format!("- {GOOD}}}").replace("team.x", "team/x"), "2:83: entry ID contains invalid characters"),
-        (format!("- {GOOD}}}").replace("a:b", "ab"), "2:71: selector \"ab\" must be formatted as type:value"),
-        (format!("- {GOOD}}}").replace("[a:b]", "[]"), "2:70: an entry needs a selector"),
-        (format!("- {GOOD}}}").replace("a.org/n,", "A/n,"), "2:44: "),
-        ("- {}".to_owned(), "2:3: an entry needs \"spiffe_id\""),
-        ("- 5".to_owned(), "2:3: an entry is a mapping"),
+        (good.replace("team.x", "team/x"), "team/x", "entry ID contains invalid characters"),
+        (good.replace("a:b", "ab"), "ab]", "selector \"ab\" must be formatted as type:value"),
+        (good.replace("[a:b]", "[]"), "[]", "an entry needs a selector"),
+        (good.replace("a.org/n,", "A/n,"), "spiffe://A", ""),
+        ("- {}".to_owned(), "{}", "an entry needs \"spiffe_id\""),
+        ("- 5".to_owned(), "5", "an entry is a mapping"),
     ];
-    for (item, want) in table {
+    for (item, marked, want) in table {
         let mut model = Model::default();
         let (done, _) = run(&mut model, &format!("entries:\n{item}\n"), &owned(true));
-        let want = format!("nothing was changed:\nstandard input:{want}");
+        let column = item.rfind(marked).unwrap() + 1;
+        let want = format!("nothing was changed:\nstandard input:2:{column}: {want}");
         let said = done.unwrap_err();
         assert!(said.starts_with(&want), "{item}: {said}");
         assert!(model.calls.is_empty());
     }
+    let twice =
+        run(&mut Model::default(), &format!("entries:\n{good}\n{good}\n"), &owned(true)).0.unwrap_err();
+    assert_eq!(
+        twice,
+        "nothing was changed:\nstandard input:3:3: the SPIFFE ID, parent and selectors are those of the entry at standard \
+         input:2:3\nstandard input:3:3: the entry ID is that of the entry at standard input:2:3"
+    );
     let three = format!("entries:\n- 1\n- {GOOD}}}\n- 2\n- [\n");
     let said = run(&mut Model::default(), &three, &owned(false)).0.unwrap_err();
     assert_eq!(said.lines().count(), 4, "all are told: {said}");
