@@ -1,3 +1,5 @@
+//! Files that are right, and where those that are not are wrong.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -49,7 +51,7 @@ fn yaml() {
         ("entries:\n- a: [1\n", Err("3:1: ")),
         ("entries:\n\t- a\n", Err("2:")),
         ("entries:\n- a: b: c\n", Err("2:")),
-        ("entries:\n- a: \0\n", Err("2:")),
+        ("entries:\n- a: \0\n", Err("1:1: has a NUL character")),
     ];
     for (text, want) in table {
         match (read(text, Syntax::Yaml), want) {
