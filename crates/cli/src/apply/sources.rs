@@ -125,7 +125,8 @@ impl Sources {
     pub(super) fn survey(&self, owner: Option<&Owner>) -> Result<Survey, Failure> {
         let mut survey = Survey::default();
         let mut flaws: Vec<String> = Vec::new();
-        let (mut ids, mut keys): (Vec<(Digest, Place)>, Vec<(Digest, Place)>) = (Vec::new(), Vec::new());
+        let mut ids: Vec<(Digest, Place)> = Vec::new();
+        let mut keys = ids.clone();
         let mut entries = self.items();
         while flaws.len() < FLAWS_MAX {
             match entries.next() {
