@@ -81,7 +81,7 @@ fn life(site: &Site) -> Outcome {
         ),
         "{dry}"
     );
-    assert_eq!(site.entry_ids()?, [others.clone()]);
+    assert_eq!(site.entry_ids()?.as_slice(), std::slice::from_ref(&others));
     let done = ends(site, &apply, 0)?;
     assert!(done.stdout.contains("+ entry team.web  # a.yaml:2:3\n"), "{done}");
     assert!(done.stdout.ends_with("3 created, 0 updated, 0 deleted, 0 unchanged, 0 failed\n"), "{done}");
