@@ -148,7 +148,7 @@ async fn one(
             }
         }
         round += 1;
-        if round % RENEWAL == 0 {
+        if round.is_multiple_of(RENEWAL) {
             let start = Instant::now();
             match renew(&agent.channel, number, csr.clone()).await {
                 Ok(()) => done.renewals.push(start.elapsed().as_secs_f64() * 1e3),
