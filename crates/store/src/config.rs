@@ -14,7 +14,8 @@ pub struct SqlConfig {
     pub database_type: String,
     /// The block of `database_type` for a database with logins of AWS.
     pub aws: Option<AwsConfig>,
-    /// `connection_string`: for SQLite a path or a `file:` URI, for PostgreSQL libpq's two forms.
+    /// `connection_string`: for SQLite a path or a `file:` URI, for PostgreSQL libpq's two forms, for MySQL
+    /// that of go-sql-driver with `parseTime=true`.
     pub connection_string: String,
     /// `ro_connection_string`: a replica for reads that tolerate stale data; SQLite has none.
     pub ro_connection_string: String,
@@ -44,6 +45,10 @@ pub enum DatabaseType {
     Postgres,
     /// `aws_postgres`: with tokens of IAM for passwords.
     AwsPostgres,
+    /// `mysql`, also MariaDB.
+    Mysql,
+    /// `aws_mysql`: with tokens of IAM for passwords.
+    AwsMysql,
 }
 
 impl SqlConfig {
@@ -86,8 +91,16 @@ impl SqlConfig {
             other @ ("cloudsqlpostgres" | "cloudsqlmysql") => {
                 invalid(format!("database_type {other:?}: dialing GCP Cloud SQL is not supported yet"))
             }
-            other @ ("mysql" | "aws_mysql") => {
-                invalid(format!("database_type {other:?} is not supported yet"))
+            "mysql" | "aws_mysql" => {
+                crate::mysql::validate(&self.connection_string)?;
+                if !self.ro_connection_string.is_empty() {
+                    crate::mysql::validate(&self.ro_connection_string)?;
+                }
+                match &self.aws {
+                    Some(aws) if aws.region.is_empty() => invalid("region must be specified".into()),
+                    Some(_) => Ok(DatabaseType::AwsMysql),
+                    None => Ok(DatabaseType::Mysql),
+                }
             }
             other => invalid(format!("unsupported database_type: {other}")),
         }

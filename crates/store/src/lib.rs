@@ -3,17 +3,19 @@
 //!
 //! On SQLite one thread owns the connection that writes and shares a transaction among the jobs that wait
 //! ([`sqlite`](self)); a few connections read. Every function in `query` is synchronous and works on a
-//! session, inside a transaction that its caller opened. On PostgreSQL an operation has a thread and a pooled
-//! connection for as long as it lasts (`postgres`).
+//! session, inside a transaction that its caller opened. On database servers an operation has a thread and a pooled
+//! connection for as long as it lasts (`postgres`, `mysql`).
 
 mod aws;
 mod config;
 mod convert;
 pub mod dsn;
 mod fault;
+mod mysql;
 mod plugin_data;
 mod postgres;
 mod query;
+mod remote;
 mod schema;
 mod sql;
 mod sqlite;

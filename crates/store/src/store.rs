@@ -5,6 +5,7 @@ use tracing::{info, warn};
 
 use crate::config::{DatabaseType, SqlConfig};
 use crate::fault::{Fault, Sql};
+use crate::mysql::Mysql;
 use crate::postgres::Postgres;
 use crate::schema::migrate;
 use crate::sql::{Isolation, Session};
@@ -25,6 +26,7 @@ pub struct SqlStore {
 enum Backend {
     Sqlite(Sqlite),
     Postgres(Postgres),
+    Mysql(Mysql),
 }
 
 struct Sqlite {
@@ -47,6 +49,9 @@ impl SqlStore {
             kind @ (DatabaseType::Postgres | DatabaseType::AwsPostgres) => {
                 Backend::Postgres(Postgres::open(config, kind)?)
             }
+            kind @ (DatabaseType::Mysql | DatabaseType::AwsMysql) => {
+                Backend::Mysql(Mysql::open(config, kind)?)
+            }
         };
         Ok(Self { backend })
     }
@@ -62,13 +67,14 @@ impl SqlStore {
                 sqlite.writer.close().await;
             }
             Backend::Postgres(postgres) => postgres.close(),
+            Backend::Mysql(mysql) => mysql.close(),
         }
     }
 
     /// Resolves when another server on the database is said to have written; for ever pending where nobody says so.
     pub(crate) async fn changed_elsewhere(&self) {
         match &self.backend {
-            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Sqlite(_) | Backend::Mysql(_) => std::future::pending().await,
             Backend::Postgres(postgres) => postgres.changed().await,
         }
     }
@@ -91,6 +97,7 @@ impl SqlStore {
             Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => readers.read(work).await,
             Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(work).await,
             Backend::Postgres(postgres) => postgres.read(consistency, work).await,
+            Backend::Mysql(mysql) => mysql.read(consistency, work).await,
         }
     }
 
@@ -103,6 +110,7 @@ impl SqlStore {
         match &self.backend {
             Backend::Sqlite(sqlite) => sqlite.writer.write(work).await,
             Backend::Postgres(postgres) => postgres.write(isolation, work).await,
+            Backend::Mysql(mysql) => mysql.write(isolation, work).await,
         }
     }
 }

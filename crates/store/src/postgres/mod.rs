@@ -6,7 +6,7 @@ mod fault;
 mod hints;
 mod pool;
 mod session;
-mod stream;
+pub(crate) mod stream;
 mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -321,7 +321,7 @@ const RECENT: i64 = 1000;
 /// How many entry events are visible of those up to this one. A replica shows no more of them than the primary did
 /// before, and as many only where it shows the same: ids are not in the order of commits, so that the latest
 /// alone would not tell.
-fn recent_events(session: &mut dyn Session, event: EventId) -> Sql<i64> {
+pub(crate) fn recent_events(session: &mut dyn Session, event: EventId) -> Sql<i64> {
     let last = i64::try_from(event).unwrap_or(i64::MAX);
     let mut count = 0;
     session.query(

@@ -21,7 +21,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const UNACKNOWLEDGED_MAX_MS: u32 = 30_000;
 
 /// A stream of whichever kind.
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -61,7 +61,7 @@ impl AsyncWrite for Wire {
 }
 
 /// Dials an address.
-pub(super) async fn tcp(address: std::net::SocketAddr) -> io::Result<Wire> {
+pub(crate) async fn tcp(address: std::net::SocketAddr) -> io::Result<Wire> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     // What the system refuses is an improvement less, not a failure.
@@ -73,7 +73,7 @@ pub(super) async fn tcp(address: std::net::SocketAddr) -> io::Result<Wire> {
 }
 
 /// Opens a unix socket; a path that begins with `@` is an abstract one.
-pub(super) async fn unix(path: &str) -> io::Result<Wire> {
+pub(crate) async fn unix(path: &str) -> io::Result<Wire> {
     match path.strip_prefix('@') {
         None => Ok(Wire::Unix(UnixStream::connect(Path::new(path)).await?)),
         Some(name) => {

@@ -1,6 +1,7 @@
 //! The reference's schema, word for word, and what happens to it when a database is opened.
 
 mod migrate;
+mod mysql;
 mod postgres;
 mod sqlite;
 mod version;
@@ -46,6 +47,7 @@ impl Dialect {
         match self {
             Self::Sqlite => &sqlite::SCHEMA,
             Self::Postgres => &postgres::SCHEMA,
+            Self::Mysql => &mysql::SCHEMA,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 pub(crate) enum Dialect {
     Sqlite,
     Postgres,
+    Mysql,
 }
 
 impl Dialect {
@@ -23,6 +24,8 @@ impl Dialect {
         match self {
             Self::Sqlite => false,
             Self::Postgres => true,
+            // It would not end, but what an item wrote before it failed must go: texts have a length here.
+            Self::Mysql => true,
         }
     }
 
@@ -54,6 +57,8 @@ impl Dialect {
             Self::Sqlite => self.expand(sql),
             // No statement has a question mark of its own.
             Self::Postgres => Cow::Owned(self.expand(sql).replace('?', "$")),
+            // Its adapter does that itself, for the parameters of a call: sets are lists there.
+            Self::Mysql => Cow::Borrowed(sql),
         }
     }
 
@@ -64,6 +69,7 @@ impl Dialect {
         let text = match self {
             Self::Sqlite => sqlite(name, a, b),
             Self::Postgres => postgres(name, a, b),
+            Self::Mysql => return,
         };
         debug_assert!(!text.is_empty(), "no place is called {name:?}");
         out.push_str(&text);

@@ -191,7 +191,8 @@ fn settings_are_checked() {
             "dialing the Cloud SQL instance \"project:region:instance\" is not supported yet; run the Cloud SQL Auth \
              Proxy and connect to it",
         ),
-        (config("mysql", "x"), "database_type \"mysql\" is not supported yet"),
+        (config("mysql", "x"), "invalid DSN: missing the slash separating the database name"),
+        (config("mysql", "u@/db"), "invalid mysql config: missing parseTime=true param in connection_string"),
         (
             config("postgres", "host=h sslmode=some"),
             "pq: wrong value for \"sslmode\": \"some\" is not supported; supported values are disable, allow, prefer, require, verify-full, or verify-ca",
