@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: the release tarball, in the layout that SPIRE's users know.
 //!
-//! `spire-<version>/bin/{spire-server,spire-agent,spire}`, `conf/{server,agent}/*.conf`, licence and read-me. The same source
-//! gives the same bytes: paths are remapped, times are the last commit's, owners and order are fixed.
+//! `spire-<version>/bin/{spire-server,spire-agent,oidc-discovery-provider,spire}`, `conf/*/*.conf`, licence and read-me. The same
+//! source gives the same bytes: paths are remapped, times are the last commit's, owners and order are fixed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::report;
 
-const BINARIES: &[&str] = &["spire-server", "spire-agent", "spire"];
+const BINARIES: &[&str] = &["spire-server", "spire-agent", "oidc-discovery-provider", "spire"];
 
 /// Writes `dist/spire-<version>-linux-<arch>-glibc.tar.gz` and its SHA-256.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
@@ -33,7 +33,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         check_hardening(&to)?;
         report(&format!("{binary}: {} KiB", std::fs::metadata(&to)?.len() / 1024));
     }
-    for side in ["server", "agent"] {
+    for side in ["server", "agent", "oidc-discovery-provider"] {
         copy_folder(&root.join("conf").join(side), &tree.join("conf").join(side))?;
     }
     for file in ["LICENSE", "README.md", "CHANGELOG.md"] {

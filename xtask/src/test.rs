@@ -23,6 +23,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("pebble", "pebble"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dockerd", "docker.io"),

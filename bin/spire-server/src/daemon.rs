@@ -6,12 +6,13 @@ use std::sync::Arc;
 use spire_cli::ServerRunFlags;
 use spire_compat::config::{ConfigError, PluginConfig, PluginData};
 use spire_net::tls::TlsPolicy;
+use spire_oidc::config::Serving;
 use spire_policy::RegoPolicy;
 use spire_ports::observe::HealthChecks;
 use spire_ports::policy::Policy;
 use spire_server::api::LogControl;
 use spire_server::config::{PolicyFiles, ServerConfig, ServerFlags};
-use spire_server::runtime::{self, Assembly, OpenedStore, Operations, Reload};
+use spire_server::runtime::{self, Assembly, OidcParts, OpenOidc, OpenedStore, Operations, Reload};
 use spire_store::{SqlConfig, SqlStore};
 use spire_telemetry::daemon::{self, ReloadRequests, print};
 use spire_telemetry::metrics::{OwnTls, Telemetry, TelemetryError, TelemetryOptions};
@@ -40,8 +41,8 @@ pub(crate) fn flags(flags: ServerRunFlags) -> ServerFlags {
 
 /// Runs a server; returns the exit code.
 pub(crate) fn run(flags: &ServerFlags) -> i32 {
-    let config = match ServerConfig::load(flags) {
-        Ok(config) => config,
+    let (config, oidc) = match load(flags) {
+        Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
     let log = match spire_telemetry::init(LogConfig::from(&config.log)) {
@@ -63,10 +64,30 @@ pub(crate) fn run(flags: &ServerFlags) -> i32 {
             return 1;
         }
     };
-    let code = runtime.block_on(serve(config, flags.clone(), log));
+    let code = runtime.block_on(serve(config, flags.clone(), log, oidc));
     // What graceful stopping could not end must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// Reads the configuration, with the block that another crate reads.
+pub(crate) fn load(flags: &ServerFlags) -> Result<(ServerConfig, Option<Serving>), ConfigError> {
+    let mut config = ServerConfig::load(flags)?;
+    let Some(block) = &config.experimental.oidc else { return Ok((config, None)) };
+    let (serving, notices) = Serving::of_block(&config.config_path, "server.experimental.oidc", block)?;
+    config.notices.extend(notices);
+    Ok((config, Some(serving)))
+}
+
+fn open_oidc(serving: Serving) -> OpenOidc {
+    Box::new(|parts: OidcParts| {
+        Box::pin(async move {
+            match spire_oidc::embedded::serve(serving, parts.bundle, parts.policy, parts.stop).await {
+                Ok(answers) => Ok(Box::pin(answers) as _),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    })
 }
 
 /// Prints why a configuration is refused: the reference's line, then what we know more.
@@ -82,7 +103,7 @@ fn refuse(error: &ConfigError) -> i32 {
     1
 }
 
-async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle) -> i32 {
+async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle, oidc: Option<Serving>) -> i32 {
     let (ready, stop) = (CancellationToken::new(), CancellationToken::new());
     let mut operations = Operations::default();
     let telemetry = match telemetry(&config, &operations) {
@@ -92,13 +113,14 @@ async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle) -> i32 
     let watched = config.experimental.reload_on_change.then(|| config.config_path.clone().into());
     match ReloadRequests::new(watched) {
         Ok(requests) => {
-            let load = Arc::new(move || ServerConfig::load(&flags));
+            let load = Arc::new(move || load(&flags).map(|(config, _)| config));
             operations.reload = Some(Reload { requests, load, telemetry: telemetry.clone() });
         }
         Err(error) => tracing::warn!(error = %error, "SIGHUP will not reload the configuration"),
     }
     let health = HealthChecks::new();
     let assembly = Assembly {
+        open_oidc: oidc.map(open_oidc),
         open_policy: Some(Box::new(open_policy)),
         open_store: Box::new(|plugin| Box::pin(open_store(plugin))),
         catalog: spire_plugins_builtins::server(),

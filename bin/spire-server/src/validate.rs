@@ -6,11 +6,11 @@ use spire_cli::Invalid;
 use spire_server::config::{ServerConfig, ServerFlags};
 use spire_server::runtime;
 
-use crate::daemon::store_config;
+use crate::daemon::{load, store_config};
 
 /// Checks a configuration.
 pub(crate) fn validate(flags: &ServerFlags) -> Result<(), Invalid> {
-    let config = ServerConfig::load(flags).map_err(|error| {
+    let (config, _) = load(flags).map_err(|error| {
         let detail = error.detail().map(|detail| format!("\n{detail}")).unwrap_or_default();
         Invalid::Configuration(format!("{error}{detail}"))
     })?;

@@ -30,6 +30,61 @@ pub fn rfc3339_nano(unix_seconds: i64, nanos: u32) -> String {
     out
 }
 
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// The date of HTTP headers, `Mon, 02 Jan 2006 15:04:05 GMT` (net/http: TimeFormat).
+pub fn http_date(unix_seconds: i64) -> String {
+    let (days, second) = (unix_seconds.div_euclid(86_400), unix_seconds.rem_euclid(86_400));
+    let (year, month, day) = date(days);
+    // 1970-01-01 was a Thursday.
+    let weekday = usize::try_from((days + 3).rem_euclid(7)).unwrap_or_default();
+    let name = MONTHS[usize::try_from(month - 1).unwrap_or_default()];
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{}, {day:02} {name} {year:04} {hour:02}:{minute:02}:{second:02} GMT", DAYS[weekday])
+}
+
+/// Reads the three forms of dates that HTTP headers have (net/http: ParseTime): seconds since 1970.
+pub fn parse_http_date(text: &str) -> Option<i64> {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let (day, month, year, time) = match words[..] {
+        [weekday, day, month, year, time, "GMT"] if weekday.len() == 4 && weekday.ends_with(',') => {
+            (day, month, year.parse::<i64>().ok().filter(|_| year.len() == 4)?, time)
+        }
+        [weekday, date, time, zone] if weekday.ends_with("day,") && zone.len() == 3 => {
+            let mut parts = date.split('-');
+            let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+            let year: i64 = year.parse().ok().filter(|_| year.len() == 2 && parts.next().is_none())?;
+            (day, month, if year >= 69 { 1900 + year } else { 2000 + year }, time)
+        }
+        [_, month, day, time, year] => {
+            (day, month, year.parse::<i64>().ok().filter(|_| year.len() == 4)?, time)
+        }
+        _ => return None,
+    };
+    let month = MONTHS.iter().position(|name| *name == month)?;
+    let day: i64 = day.parse().ok().filter(|day| (1..=31).contains(day))?;
+    let mut clock = time.split(':').map(|part| part.parse::<i64>().ok().filter(|_| part.len() == 2));
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    if clock.next().is_some()
+        || !(0..24).contains(&hour)
+        || !(0..60).contains(&minute)
+        || !(0..60).contains(&second)
+    {
+        return None;
+    }
+    let days = days_before(year, i64::try_from(month).ok()? + 1) + day - 1;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+/// Days from 1970-01-01 to the first of a month, the inverse of [`date`].
+fn days_before(year: i64, month: i64) -> i64 {
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5
+        - DAYS_TO_1970
+}
+
 fn push_fraction(out: &mut String, nanos: u32) {
     if nanos > 0 {
         let digits = format!("{nanos:09}");
@@ -55,10 +110,12 @@ fn date_time(unix_seconds: i64, separator: char) -> String {
     out
 }
 
+/// Days from 0000-03-01 to 1970-01-01.
+const DAYS_TO_1970: i64 = 719_468;
+
 /// The Gregorian date of a day counted from 1970-01-01. The count moves to 0000-03-01, so that the leap day
 /// ends a year, and goes down through cycles of 400 years.
 fn date(days: i64) -> (i64, i64, i64) {
-    const DAYS_TO_1970: i64 = 719_468;
     const CYCLE: i64 = 146_097;
     let days = days + DAYS_TO_1970;
     let (cycle, day) = (days.div_euclid(CYCLE), days.rem_euclid(CYCLE));
@@ -90,7 +147,31 @@ mod tests {
         assert!(string(i64::MIN).starts_with('-'));
     }
 
+    #[test]
+    fn dates_of_http_headers() {
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        for text in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
+            assert_eq!(parse_http_date(text), Some(784_111_777), "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Foo 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:00:00 GMT",
+        ] {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn http_dates_come_back(seconds in -62_000_000_000i64..250_000_000_000) {
+            proptest::prop_assert_eq!(parse_http_date(&http_date(seconds)), Some(seconds));
+        }
+
         #[test]
         fn agrees_with_the_time_crate(seconds in -62_000_000_000i64..250_000_000_000) {
             let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();

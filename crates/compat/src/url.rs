@@ -1,31 +1,33 @@
-//! Imitates Go's `net/url`, as far as parsing and printing go.
+//! URLs as Go's net/url reads and writes them (Go 1.26 src/net/url/url.go).
 
 use crate::quote::quote;
 
 /// A URL in parts, unescaped but for its query.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Url {
-    /// In lower case; empty where there is none.
+    /// In lower case; empty for none.
     pub scheme: String,
-    /// What follows the scheme of a URL whose rest does not begin with a slash.
+    /// What follows the scheme where that is no path: `mailto:a@b`.
     pub opaque: String,
-    /// Name and password before the host.
+    /// Name and password.
     pub user: Option<(String, Option<String>)>,
-    /// Host and port as written, but unescaped.
+    /// Host, and port where there is one.
     pub host: String,
-    /// With its leading slash, if there is one.
+    /// The path.
     pub path: String,
-    /// As it was written, where that is not how we would write it.
+    /// The path as it was written, where that is not how we would write it.
+    pub raw_path: String,
+    /// As it was written.
     pub query: String,
-    /// What follows a `#`.
+    /// What follows `#`.
     pub fragment: String,
 }
 
 impl Url {
-    /// Parses a text (url.Parse).
+    /// Reads a URL (`url.Parse`). The error is what Go says behind `parse "…": `.
     ///
     /// # Errors
-    /// Go's text of what is wrong, without the `parse "URL": ` before it.
+    /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
         if rest.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
@@ -56,8 +58,44 @@ impl Url {
             url.authority(&after[..end])?;
             rest = &after[end..];
         }
-        url.path = unescape(rest)?;
+        url.set_path(rest)?;
         Ok(url)
+    }
+
+    /// Takes an escaped path.
+    fn set_path(&mut self, escaped: &str) -> Result<(), String> {
+        self.path = unescape(escaped)?;
+        self.raw_path =
+            if escape(&self.path, PATH_ALSO) == escaped { String::new() } else { escaped.to_owned() };
+        Ok(())
+    }
+
+    /// The path as it stands in a URL: as it was written where that can be (`URL.EscapedPath`).
+    pub fn escaped_path(&self) -> String {
+        let may_stand = |c: char| c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:@[]/%".contains(c);
+        if !self.raw_path.is_empty()
+            && self.raw_path.chars().all(may_stand)
+            && unescape(&self.raw_path).is_ok_and(|path| path == self.path)
+        {
+            return self.raw_path.clone();
+        }
+        if self.path == "*" { "*".to_owned() } else { escape(&self.path, PATH_ALSO) }
+    }
+
+    /// `base` with a path below its own (`url.JoinPath`).
+    ///
+    /// # Errors
+    /// `base` is no URL.
+    pub fn join_path(base: &str, element: &str) -> Result<String, String> {
+        let mut url = Self::parse(base).map_err(|reason| format!("parse {}: {reason}", quote(base)))?;
+        let own = url.escaped_path();
+        let joined = clean_path(&format!("/{own}/{element}"));
+        let mut joined = if own.starts_with('/') { joined } else { joined[1..].to_owned() };
+        if element.ends_with('/') && !joined.ends_with('/') {
+            joined.push('/');
+        }
+        url.set_path(&joined)?;
+        Ok(url.to_text())
     }
 
     fn authority(&mut self, text: &str) -> Result<(), String> {
@@ -79,7 +117,7 @@ impl Url {
         Ok(())
     }
 
-    /// The host without port and brackets (URL.Hostname).
+    /// The host without port and brackets (`URL.Hostname`).
     pub fn hostname(&self) -> &str {
         if let Some(inner) = self.host.strip_prefix('[') {
             return inner.split(']').next().unwrap_or_default();
@@ -90,7 +128,7 @@ impl Url {
         }
     }
 
-    /// `name:password`, escaped (Userinfo.String).
+    /// Name and password as they stand in a URL.
     pub fn userinfo(&self) -> String {
         const ALSO: &str = "$&+,;=";
         match &self.user {
@@ -100,7 +138,7 @@ impl Url {
         }
     }
 
-    /// The URL as a text (URL.String).
+    /// The URL as text (`URL.String`).
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         if !self.scheme.is_empty() {
@@ -118,7 +156,7 @@ impl Url {
                 }
                 out.push_str(&escape(&self.host, "!$&'()*+,;=:[]<>\""));
             }
-            let path = escape(&self.path, "$&+,/:;=@");
+            let path = self.escaped_path();
             if !path.is_empty() && !path.starts_with('/') && !self.host.is_empty() {
                 out.push('/');
             }
@@ -140,6 +178,27 @@ impl Url {
         }
         out
     }
+}
+
+/// What a path may hold beside letters, digits and `-_.~`.
+const PATH_ALSO: &str = "$&+,/:;=@";
+
+/// An absolute path without `.`, `..` and doubled slashes (`path.Clean`).
+pub fn clean_path(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
+/// A path as it stands in a URL.
+pub fn path_escape(path: &str) -> String {
+    escape(path, PATH_ALSO)
 }
 
 fn scheme(text: &str) -> Result<(&str, &str), String> {
@@ -166,10 +225,8 @@ fn host_of(text: &str) -> Result<String, String> {
         return Err(format!("invalid port {} after host", quote(port)));
     }
     let host = unescape(text)?;
-    // Escapes stand for what is not ASCII, or for the percent sign.
-    let ascii = |at: usize| text.get(at + 1..at + 2).is_some_and(|digit| digit < "8");
-    let wrong = text.match_indices('%').find(|(at, _)| ascii(*at) && !text[*at..].starts_with("%25"));
-    if let Some((at, _)) = wrong {
+    if text.contains('%') && host.bytes().zip(text.bytes()).any(|(byte, raw)| raw == b'%' && byte < 0x80) {
+        let at = text.find('%').unwrap_or(0);
         return Err(format!("invalid URL escape {}", quote(text.get(at..at + 3).unwrap_or_default())));
     }
     match host.chars().find(|c| c.is_ascii() && !is_host(*c)) {
@@ -245,6 +302,36 @@ fn escape(text: &str, also: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_kept_as_written_where_that_can_be() {
+        for (text, path) in [
+            ("https://h/a%2Fb", "/a%2Fb"),
+            ("/a<b>/'", "/a%3Cb%3E/%27"),
+            ("/a b", "/a%20b"),
+            ("/%6b", "/%6b"),
+            ("*", "*"),
+        ] {
+            assert_eq!(Url::parse(text).unwrap().escaped_path(), path, "{text}");
+        }
+        assert_eq!(Url::parse("https://h/a%2Fb?x=1#f").unwrap().to_text(), "https://h/a%2Fb?x=1#f");
+    }
+
+    #[test]
+    fn joins_as_go_does() {
+        for (base, element, joined) in [
+            ("/", "/keys", "/keys"),
+            ("", "keys", "keys"),
+            ("/a/", "keys", "/a/keys"),
+            ("/a/../b", "keys", "/b/keys"),
+            ("a", "/keys", "a/keys"),
+            ("/a b", "keys", "/a%20b/keys"),
+            ("https://h", "keys", "https://h/keys"),
+        ] {
+            assert_eq!(Url::join_path(base, element).unwrap(), joined, "{base}");
+        }
+        assert_eq!(Url::join_path("/%zz", "keys").unwrap_err(), "parse \"/%zz\": invalid URL escape \"%zz\"");
+    }
 
     #[test]
     fn parts_are_told_apart() {

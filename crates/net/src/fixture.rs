@@ -128,10 +128,23 @@ impl TestCa {
     }
 
     pub(crate) fn issue_for(&self, id: &str, dns_names: &[String]) -> (Certificate, Vec<u8>) {
+        self.issue_until(id, dns_names, NEVER)
+    }
+
+    /// As [`issue_for`](Self::issue_for), valid until then.
+    pub(crate) fn issue_until(
+        &self,
+        id: &str,
+        dns_names: &[String],
+        not_after: Timestamp,
+    ) -> (Certificate, Vec<u8>) {
         let key = LocalKey::generate(KeyType::EcP256).expect("key");
         let subject = DistinguishedName::default_svid().encode().expect("name");
-        let template =
-            CertificateTemplate { dns_names, ..template(Profile::Svid, &subject, key.public_key(), id) };
+        let template = CertificateTemplate {
+            dns_names,
+            not_after,
+            ..template(Profile::Svid, &subject, key.public_key(), id)
+        };
         let signed =
             Issuer::new(&self.certificate).expect("issuer").certificate(&template).expect("template");
         let signature = self.key.sign(signed.algorithm(), signed.bytes()).expect("signature");
@@ -140,14 +153,16 @@ impl TestCa {
     }
 }
 
+/// After any time that a test may run.
+const NEVER: Timestamp = Timestamp::from_unix(4_000_000_000);
+
 fn template<'a>(
     profile: Profile,
     subject: &'a EncodedName,
     public_key: &'a PublicKey,
     uri: &'a str,
 ) -> CertificateTemplate<'a> {
-    // Valid at any time that a test may run.
-    let (not_before, not_after) = (Timestamp::from_unix(0), Timestamp::from_unix(4_000_000_000));
+    let (not_before, not_after) = (Timestamp::from_unix(0), NEVER);
     CertificateTemplate {
         profile,
         serial: SerialNumber::from_random(u128::from(SERIAL.fetch_add(1, Ordering::Relaxed)).to_be_bytes()),

@@ -11,6 +11,7 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::server::{Connected, Router};
 use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Status};
 
 use crate::tls::{TlsClient, TlsConnector, UnixConnector};
 
@@ -157,6 +158,34 @@ pub fn workload_channel(address: &str) -> Option<Channel> {
     }
     let authority = address.strip_prefix("tcp://")?;
     Some(Endpoint::from_shared(format!("http://{authority}")).ok()?.connect_lazy())
+}
+
+/// The name of a code as Go prints it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+/// A status as grpc-go prints it: `rpc error: code = NotFound desc = entry not found`.
+pub fn status_text(status: &Status) -> String {
+    format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
 }
 
 fn endpoint(uri: Uri) -> Endpoint {

@@ -4,6 +4,10 @@
 //! request's head, its size, streams of one connection, and the life of a connection, which ends a client that reads
 //! its answer a byte a minute. Bodies of requests are not read.
 
+mod kept;
+mod listen;
+mod paced;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -25,6 +29,9 @@ use tokio::task::JoinSet;
 
 use crate::places::Places;
 use crate::tls::{ServerTls, TlsConnection, TlsIncoming};
+
+pub use kept::{Client, PlainListener, serve_plain, serve_tls, tls_incoming};
+pub use listen::{ListenError, listen, listen_on};
 
 /// What is answered.
 pub type Answer = Response<Full<Bytes>>;

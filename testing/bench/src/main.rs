@@ -14,6 +14,7 @@ mod agent;
 mod api;
 mod figure;
 mod measure;
+mod oidc;
 mod process;
 mod scale;
 mod server;
@@ -90,6 +91,7 @@ const GROUPS: &[(&str, Measure)] = &[
     ("workload", |set| Box::pin(agent::workload(set))),
     ("streams", |set| Box::pin(agent::streams(set))),
     ("delay", |set| Box::pin(agent::delay(set))),
+    ("oidc", |set| Box::pin(oidc::documents(set))),
     ("scale", |set| Box::pin(scale::fifty_thousand(set))),
 ];
 

@@ -1,7 +1,8 @@
 //! The measured processes: a server and an agent in a folder of their own.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -172,6 +173,37 @@ plugins {{
         self.start("spire-agent", &config, &["-joinToken", token], &self.agent_socket()).await
     }
 
+    /// Starts the OIDC discovery provider on a key in a file, and waits until it has it.
+    pub(crate) async fn provider(&self) -> Result<Process> {
+        let bundle = self.path("bundle.json");
+        fs::write(&bundle, OIDC_BUNDLE)?;
+        let file = self.path("provider.conf");
+        let config = format!(
+            "log_level = \"warn\"\ndomains = [\"localhost\"]\ninsecure_addr = \"127.0.0.1:{}\"\nfile {{ path = \"{}\" }}\n",
+            self.port,
+            bundle.display()
+        );
+        fs::write(&file, config)?;
+        let binary = "oidc-discovery-provider";
+        let program = fs::canonicalize(self.set.folder.join(binary))
+            .with_context(|| format!("{}/{binary}", self.set.folder.display()))?;
+        let log = fs::File::create(self.path("provider.log"))?;
+        let spawned = Instant::now();
+        let child = Command::new(program)
+            .arg("-config")
+            .arg(&file)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context(binary)?;
+        let mut process = Process { child, started_in: Duration::ZERO };
+        until(binary, START_MAX, || async { has_keys(self.port) }).await?;
+        process.started_in = spawned.elapsed();
+        Ok(process)
+    }
+
     async fn start(&self, binary: &str, config: &str, more: &[&str], socket: &Path) -> Result<Process> {
         let file = self.path(&format!("{binary}.conf"));
         fs::write(&file, config)?;
@@ -199,4 +231,19 @@ plugins {{
         process.started_in = spawned.elapsed();
         Ok(process)
     }
+}
+
+/// A bundle with one key of JWT-SVIDs.
+const OIDC_BUNDLE: &str = r#"{"keys":[{"use":"jwt-svid","kty":"EC","kid":"C6vs25welZOx6WksNYfbMfiw9l96pMnD","crv":"P-256","x":"ngLYQnlfF6GsojUwqtcEE3WgTNG2RUlsGhK73RNEl5k","y":"tKbiDSUSsQ3F1P7wteeHNXIcU-cx6CgSbroeQrQHTLM"}]}"#;
+
+/// Whether a provider serves its keys.
+fn has_keys(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"GET /keys HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains(" 200 OK"))
+    };
+    ask().unwrap_or(false)
 }

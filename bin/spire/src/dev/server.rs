@@ -33,6 +33,7 @@ impl Server {
         let mut catalog = ServerCatalog::default();
         spire_plugins_local::register_server(&mut catalog);
         let assembly = Assembly {
+            open_oidc: None,
             open_policy: None, // the engine is a long build, and nothing sets a policy here
             open_store: Box::new(|_| {
                 Box::pin(async move {

@@ -6,35 +6,14 @@ use prost::Message;
 use spire_wire::api::types::{PermissionDeniedDetails, permission_denied_details::Reason};
 use tonic::{Code, Status};
 
+pub use spire_net::grpc::code_name;
+
 /// A status as grpc-go prints it: `rpc error: code = NotFound desc = entry not found`.
 pub(super) struct GoStatus<'a>(pub &'a Status);
 
 impl fmt::Display for GoStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rpc error: code = {} desc = {}", code_name(self.0.code()), self.0.message())
-    }
-}
-
-/// The name of a code as Go prints it.
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }
 

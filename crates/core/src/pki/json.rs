@@ -27,6 +27,13 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// A JSON string with Go's escapes (encoding/json).
+pub fn json_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    push_string(&mut out, text);
+    out
+}
+
 /// A value without blanks, members sorted by name.
 pub(crate) fn push_value(out: &mut String, value: &Value) {
     match value {

@@ -34,7 +34,7 @@ pub use chain::{MAX_CHAIN_LEN, VerifiedX509Svid, VerifyError, X509SvidError};
 pub use csr::{CsrError, CsrTemplate, MAX_CSR_BYTES, VerifiedCsr};
 pub use der::DerError;
 pub use extensions::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
-pub use json::JsonError;
+pub use json::{JsonError, json_string};
 pub use jws::{JwsError, MAX_TOKEN_BYTES, TokenToBeSigned, UnverifiedJws, VerifiedJws};
 pub use jwt::VerifiedJwt;
 pub use key::{BadSignature, PublicKey, PublicKeyError, PublicKeyKind, SubjectKeyId};

@@ -35,6 +35,11 @@ impl Acme {
         let Some(tos_url) = terms else { return Ok(()) };
         let (subsystem_name, directory_url) = (self.config.subsystem, self.config.directory_url.as_str());
         let email = self.config.email.as_str();
+        if self.config.tos_accepted && subsystem_name.is_empty() {
+            // What the reference's OIDC discovery provider says, which is its autocert's only line.
+            tracing::info!(url = tos_url, "ACME Terms Of Service accepted");
+            return Ok(());
+        }
         if self.config.tos_accepted {
             tracing::info!(subsystem_name, directory_url, tos_url, email, "ACME Terms of Service accepted");
             return Ok(());

@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::{AcmeError, blocking};
 
-/// The folder; it is made with the first file.
+/// The folder; it is made with the first file. Without one nothing is kept.
 #[derive(Debug, Clone)]
-pub(super) struct Cache(PathBuf);
+pub(super) struct Cache(Option<PathBuf>);
 
 impl Cache {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
         Self(folder)
     }
 
@@ -24,14 +24,23 @@ impl Cache {
         self.read(domain).await
     }
 
-    pub(super) async fn put_chain(&self, domain: &str, chain: &[Certificate]) -> Result<(), AcmeError> {
-        let text = pem::encode_certificates(chain.iter().map(|certificate| &certificate.der()[..]));
-        self.put(domain, text.into_bytes()).await
+    /// Keeps a chain, behind its key where that has no other place (`autocert.Manager.cachePut`).
+    pub(super) async fn put_chain(
+        &self,
+        domain: &str,
+        key: Option<&str>,
+        chain: &[Certificate],
+    ) -> Result<(), AcmeError> {
+        let chain = pem::encode_certificates(chain.iter().map(|certificate| &certificate.der()[..]));
+        let mut text = Vec::with_capacity(chain.len() + key.map_or(0, str::len));
+        text.extend_from_slice(key.unwrap_or_default().as_bytes());
+        text.extend_from_slice(chain.as_bytes());
+        self.put(domain, text).await
     }
 
     /// A file, if it is there and of a sensible size. Any other trouble is logged: then there is nothing cached.
     pub(super) async fn read(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
-        let path = self.path(name).ok()?;
+        let path = self.path(name).ok()??;
         let shown = path.display().to_string();
         let read = blocking(move || {
             if std::fs::metadata(&path)?.len() > pem::MAX_PEM_BYTES as u64 {
@@ -52,8 +61,8 @@ impl Cache {
 
     /// Writes a file that only its owner can read, whole or not at all.
     pub(super) async fn put(&self, name: &str, contents: Vec<u8>) -> Result<(), AcmeError> {
-        let (folder, path) = (self.0.clone(), self.path(name)?);
         let contents = Zeroizing::new(contents);
+        let (Some(folder), Some(path)) = (self.0.clone(), self.path(name)?) else { return Ok(()) };
         let shown = path.display().to_string();
         let written = blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -63,12 +72,12 @@ impl Cache {
     }
 
     /// A domain is a file name here, so it must look like one.
-    fn path(&self, name: &str) -> Result<PathBuf, AcmeError> {
+    fn path(&self, name: &str) -> Result<Option<PathBuf>, AcmeError> {
         let fits = !name.is_empty()
             && !name.starts_with('.')
             && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
         if fits {
-            Ok(self.0.join(name))
+            Ok(self.0.as_ref().map(|folder| folder.join(name)))
         } else {
             Err(AcmeError::Encoding(format!(
                 "{name:?} is not a domain name (internationalised ones are written in ASCII)"

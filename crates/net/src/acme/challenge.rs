@@ -1,5 +1,6 @@
 //! What the listener shows: the certificate, or to the authority the proof of `tls-alpn-01` (RFC 8737).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +12,8 @@ use rustls::sign::CertifiedKey;
 use spire_core::pki::{
     CertificateTemplate, DistinguishedName, Extension, KeyType, LocalKey, Profile, SerialNumber, self_signed,
 };
+
+use tokio::sync::Notify;
 
 use super::{AcmeError, now};
 use crate::tls::{ALPN_ACME, Identity};
@@ -26,11 +29,23 @@ pub(super) struct Resolver {
     domain: String,
     identity: Arc<Identity>,
     proof: ArcSwapOption<CertifiedKey>,
+    /// Told when a client asks for our name.
+    asked: Notify,
 }
 
 impl Resolver {
     pub(super) fn new(domain: &str, identity: Arc<Identity>) -> Self {
-        Self { domain: domain.to_owned(), identity, proof: ArcSwapOption::empty() }
+        Self { domain: domain.to_owned(), identity, proof: ArcSwapOption::empty(), asked: Notify::new() }
+    }
+
+    /// A client asks for the name. One permit at most is kept.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Waits until a client asks for the name.
+    pub(super) async fn wanted(&self) {
+        self.asked.notified().await;
     }
 
     /// Shows this proof from now on.
@@ -86,7 +101,25 @@ impl ResolvesServerCert for Resolver {
         if protocols.next() == Some(ALPN_ACME) && protocols.next().is_none() {
             return self.proof.load_full();
         }
+        self.ask();
         self.identity.resolve(hello)
+    }
+}
+
+/// Those of several names.
+#[derive(Debug)]
+pub(super) struct Resolvers(HashMap<String, Arc<Resolver>>);
+
+impl Resolvers {
+    pub(super) fn new(resolvers: impl Iterator<Item = Arc<Resolver>>) -> Self {
+        Self(resolvers.map(|resolver| (resolver.domain.clone(), resolver)).collect())
+    }
+}
+
+impl ResolvesServerCert for Resolvers {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name()?.to_ascii_lowercase();
+        self.0.get(&name)?.resolve(hello)
     }
 }
 

@@ -1,13 +1,15 @@
 //! A serving certificate from an ACME authority (RFC 8555), proven by `tls-alpn-01` (RFC 8737) on the port that serves.
 //!
-//! The certificate's key is in a [`KeyManager`], as the reference keeps it; the chain is cached in a folder, in the
-//! reference's format, so that either takes over from the other. The account's key is a file of that folder: the ACME
-//! library takes keys and not signers.
+//! The certificate's key is in a [`KeyManager`], as the reference's server keeps it; the chain is cached in a folder, in
+//! the reference's format, so that either takes over from the other. Without a KeyManager the key stands before the chain,
+//! as in the reference's OIDC discovery provider. The account's key is a file of that folder: the ACME library takes keys
+//! and not signers.
 
 mod account;
 mod cache;
 mod challenge;
 mod http;
+mod keys;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,14 +18,15 @@ use std::time::Duration;
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use spire_core::pki::{Certificate, CsrTemplate, DistinguishedName, KeyType, pem};
+use spire_core::pki::{Certificate, CsrTemplate, DistinguishedName, KeyType, LocalKey, pem};
 use spire_core::time::Timestamp;
 use spire_ports::plugins::{self, Key, KeyManager};
 
 use crate::https::{FetchError, HttpsClient};
 use crate::tls::{Identity, IdentityError, ServerTls, TlsClient, TlsPolicy, TlsSetupError, key_signer};
 use cache::Cache;
-use challenge::Resolver;
+use challenge::{Resolver, Resolvers};
+use keys::OwnKeys;
 
 /// Where certificates come from if nothing else is configured.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -32,8 +35,8 @@ pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// After a failure with nothing to show (autocert: createCertRetryAfter).
 const RETRY_WITHOUT: Duration = Duration::from_secs(60);
-/// After a failed renewal; there are weeks left.
-const RETRY_RENEWAL: Duration = Duration::from_secs(45 * 60);
+/// After many failures. Each pause is twice the last one.
+const RETRY_MAX: Duration = Duration::from_secs(45 * 60);
 /// For one order, with all that the authority asks of it (autocert).
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Orders that are begun at once where the authority refuses the nonce of a request. The library repeats a request three
@@ -55,12 +58,22 @@ pub struct AcmeConfig {
     pub email: String,
     /// Whether the authority's terms are accepted.
     pub tos_accepted: bool,
-    /// Folder of the account and the chain.
-    pub cache_dir: PathBuf,
+    /// Folder of the account and the chain; without one they last as long as the process.
+    pub cache_dir: Option<PathBuf>,
     /// What keys in the KeyManager start with.
     pub key_prefix: &'static str,
-    /// What the log calls this.
+    /// What the log calls this; empty for a program that is nothing else.
     pub subsystem: &'static str,
+    /// Whether the first certificate is asked for when a client asks for the name, and not before: where names may be
+    /// configured that the authority cannot reach.
+    pub on_demand: bool,
+}
+
+impl AcmeConfig {
+    /// For the log, which leaves out what is `None`.
+    fn subsystem(&self) -> Option<&'static str> {
+        (!self.subsystem.is_empty()).then_some(self.subsystem)
+    }
 }
 
 /// Why there is no certificate.
@@ -113,6 +126,8 @@ impl AcmeError {
 pub struct Acme {
     config: AcmeConfig,
     keys: Arc<dyn KeyManager>,
+    /// The same, where keys are kept beside the chain.
+    own_keys: Option<Arc<OwnKeys>>,
     http: HttpsClient,
     cache: Cache,
     resolver: Arc<Resolver>,
@@ -121,15 +136,22 @@ pub struct Acme {
 }
 
 impl Acme {
-    /// Nothing happens before [`Acme::run`].
+    /// Nothing happens before [`Acme::run`]. Without a KeyManager the key is kept beside the chain.
     ///
     /// # Errors
     /// [`TlsSetupError`] where TLS cannot be configured.
     pub fn new(
         config: AcmeConfig,
-        keys: Arc<dyn KeyManager>,
+        keys: Option<Arc<dyn KeyManager>>,
         policy: TlsPolicy,
     ) -> Result<Self, TlsSetupError> {
+        let (keys, own_keys) = match keys {
+            Some(keys) => (keys, None),
+            None => {
+                let own = Arc::<OwnKeys>::default();
+                (Arc::clone(&own) as Arc<dyn KeyManager>, Some(own))
+            }
+        };
         let directory_url = match config.directory_url.as_str() {
             "" => LETS_ENCRYPT.to_owned(),
             url => url.to_owned(),
@@ -142,6 +164,7 @@ impl Acme {
             resolver: Arc::new(Resolver::new(&domain_name, Arc::clone(&identity))),
             config: AcmeConfig { directory_url, domain_name, ..config },
             keys,
+            own_keys,
             identity,
         })
     }
@@ -154,15 +177,28 @@ impl Acme {
         ServerTls::https_acme(Arc::clone(&self.resolver) as _, policy)
     }
 
+    /// The TLS of a listener that goes by several names, each with a certificate of its own.
+    ///
+    /// # Errors
+    /// [`TlsSetupError`] where TLS cannot be configured.
+    pub fn server_tls_of(names: &[Self], policy: TlsPolicy) -> Result<ServerTls, TlsSetupError> {
+        let resolvers = Resolvers::new(names.iter().map(|name| Arc::clone(&name.resolver)));
+        ServerTls::https_acme(Arc::new(resolvers) as _, policy)
+    }
+
     /// Keeps a certificate for as long as it is polled. Failures are logged, and tried again.
     pub async fn run(self) {
         if !self.config.tos_accepted {
             tracing::warn!(
-                subsystem_name = self.config.subsystem,
+                subsystem_name = self.config.subsystem(),
                 "ACME Terms of Service have not been accepted. See the `tos_accepted` configurable"
             );
         }
         let mut until = self.show_cached().await;
+        if until.is_none() && self.config.on_demand {
+            self.resolver.wanted().await;
+        }
+        let mut pause = RETRY_WITHOUT;
         loop {
             if let Some(leaf) = &until {
                 tokio::time::sleep(renew_in(leaf, now())).await;
@@ -170,23 +206,24 @@ impl Acme {
             match self.obtain().await {
                 Ok(leaf) => {
                     tracing::info!(
-                        subsystem_name = self.config.subsystem,
+                        subsystem_name = self.config.subsystem(),
                         domain_name = self.config.domain_name,
                         expiration = %leaf.not_after(),
                         "Obtained a certificate"
                     );
                     until = Some(leaf);
+                    pause = RETRY_WITHOUT;
                 }
                 Err(error) => {
                     tracing::error!(
-                        subsystem_name = self.config.subsystem,
+                        subsystem_name = self.config.subsystem(),
                         domain_name = self.config.domain_name,
                         directory_url = self.config.directory_url,
                         error = %error,
                         "Failed to obtain a certificate"
                     );
-                    let pause = if until.is_some() { RETRY_RENEWAL } else { RETRY_WITHOUT };
                     tokio::time::sleep(pause).await;
+                    pause = longer(pause);
                 }
             }
         }
@@ -195,6 +232,9 @@ impl Acme {
     /// Shows what was obtained before, if it is still good. Its leaf.
     async fn show_cached(&self) -> Option<Certificate> {
         let text = self.cache.chain(&self.config.domain_name).await?;
+        if let Some(own) = &self.own_keys {
+            own.put(&self.key_id(), LocalKey::from_pem(&text).ok()?);
+        }
         let key = self.keys.key(&self.key_id()).await.ok().flatten()?;
         let chain = self.check(&text, &*key).ok()?;
         self.identity.replace_signer(&chain, key_signer(key)).ok()?;
@@ -226,9 +266,11 @@ impl Acme {
         let chain = self.check(text.as_bytes(), &*key)?;
         self.identity.replace_signer(&chain, key_signer(key))?;
         // What is shown already need not be lost because the disk is full.
-        if let Err(error) = self.cache.put_chain(&self.config.domain_name, &chain).await {
+        let own_key = self.own_keys.as_ref().and_then(|own| own.pem(&self.key_id()));
+        let own_key = own_key.as_ref().map(|pem| pem.as_str());
+        if let Err(error) = self.cache.put_chain(&self.config.domain_name, own_key, &chain).await {
             tracing::error!(
-                subsystem_name = self.config.subsystem,
+                subsystem_name = self.config.subsystem(),
                 error = %error,
                 "Could not store the certificate"
             );
@@ -269,7 +311,7 @@ impl Acme {
             return Ok(key);
         }
         let key = self.keys.generate_key(&id, KeyType::EcP256).await?;
-        tracing::info!(subsystem_name = self.config.subsystem, id, "Generated new key");
+        tracing::info!(subsystem_name = self.config.subsystem(), id, "Generated new key");
         Ok(key)
     }
 
@@ -295,7 +337,14 @@ impl Acme {
     /// The chain in a text, if its leaf is for our name and key, and valid now.
     fn check(&self, text: &[u8], key: &dyn Key) -> Result<Vec<Certificate>, AcmeError> {
         let wrong = |text: &str| AcmeError::Certificate(text.to_owned());
-        let chain = pem::certificates(text).map_err(|error| wrong(&error.to_string()))?;
+        // The key before the chain was read already.
+        let chain = match &self.own_keys {
+            None => pem::certificates(text).map_err(|error| wrong(&error.to_string()))?,
+            Some(_) => pem::blocks(text)
+                .filter(|block| block.label == "CERTIFICATE")
+                .map(|block| Certificate::from_der(block.contents).map_err(|error| wrong(&error.to_string())))
+                .collect::<Result<_, _>>()?,
+        };
         if chain.len() > CHAIN_MAX {
             return Err(wrong("certificate chain is too long"));
         }
@@ -316,6 +365,11 @@ impl Acme {
         }
         Ok(chain)
     }
+}
+
+/// The pause after one more failure.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(RETRY_MAX)
 }
 
 /// Why the authority refused, as it said it.
@@ -354,3 +408,6 @@ impl std::fmt::Debug for Acme {
         f.debug_struct("Acme").field("config", &self.config).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

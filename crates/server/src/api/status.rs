@@ -9,6 +9,8 @@ use spire_wire::api::types;
 use spire_wire::api::types::permission_denied_details::Reason;
 use tonic::{Code, Status};
 
+pub(super) use spire_net::grpc::code_name;
+
 /// What a log line of an error says beside the error.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Context<'a> {
@@ -135,32 +137,9 @@ pub(super) fn plugin_code(kind: ErrorKind) -> Code {
     }
 }
 
-/// A code's name as Go prints it.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
-}
-
 /// A status as Go prints it as an error.
 pub(crate) fn go_error(status: &Status) -> String {
-    format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
+    spire_net::grpc::status_text(status)
 }
 
 /// A text as Go's `%q` shows it, for the plain texts that IDs and names are.

@@ -153,6 +153,8 @@ pub struct Experimental {
     pub require_pq_kem: bool,
     /// Whether a change of the file reloads it, as SIGHUP does. SPIRE has no such key.
     pub reload_on_change: bool,
+    /// What serves the OIDC discovery documents from this server reads this. SPIRE has no such block.
+    pub oidc: Option<Fragment>,
 }
 
 /// `auth_opa_policy_engine.local`
@@ -517,6 +519,7 @@ impl<'a> Resolver<'a> {
             event_timeout: timeout.or(old_timeout).unwrap_or(Duration::from_secs(15 * 60)),
             require_pq_kem: raw.require_pq_kem.unwrap_or_default(),
             reload_on_change: raw.reload_on_change.unwrap_or_default(),
+            oidc: raw.oidc.clone(),
         })
     }
 }

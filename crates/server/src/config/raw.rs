@@ -85,6 +85,7 @@ pub struct RawExperimental {
     pub wit_issuer: Option<String>,
     pub feature_flags: Vec<String>,
     pub named_pipe_name: Option<String>,
+    pub oidc: Option<Fragment>,
     /// Keys that mean nothing; the reference counts them as set.
     pub has_unknown: bool,
 }
@@ -107,6 +108,7 @@ impl RawExperimental {
         texts.into_iter().any(text)
             || switches.contains(&Some(true))
             || self.auth_opa_policy_engine.is_some()
+            || self.oidc.is_some()
             || !self.feature_flags.is_empty()
             || self.has_unknown
     }
@@ -321,6 +323,7 @@ impl Reader<'_> {
             wit_issuer: body.take_string("wit_issuer")?,
             feature_flags: body.take_string_list("feature_flags")?.unwrap_or_default(),
             named_pipe_name: body.take_string("named_pipe_name")?,
+            oidc: body.take_fragment("oidc").0,
             has_unknown: false,
         };
         experimental.has_unknown = !body.unused().is_empty();

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,7 +15,6 @@ use spire_net::tls::{
     CertificateFiles, CertificateFilesError, Identity, ServerTls, TlsIncoming, TlsPolicy, TlsSetupError,
 };
 use spire_ports::plugins::KeyManager;
-use tokio::net::TcpListener;
 
 use super::document::{Document, DocumentError};
 use crate::ca::BundleChanges;
@@ -95,16 +94,18 @@ impl BundleEndpointServer {
                     domain_name: acme.domain_name.clone(),
                     email: acme.email.clone(),
                     tos_accepted: acme.tos_accepted,
-                    cache_dir: acme.cache_dir.clone(),
+                    cache_dir: Some(acme.cache_dir.clone()),
                     key_prefix: ACME_KEY_PREFIX,
                     subsystem: ACME_SUBSYSTEM,
+                    on_demand: false,
                 };
-                let acme = Acme::new(acme, parts.key_manager, policy)?;
+                let acme = Acme::new(acme, Some(parts.key_manager), policy)?;
                 (acme.server_tls(policy)?, Box::pin(acme.run()))
             }
         };
-        let listener =
-            listen(config).await.map_err(|source| EndpointError::Bind { address: shown, source })?;
+        let listener = http_server::listen_on(config.address, config.port)
+            .await
+            .map_err(|source| EndpointError::Bind { address: shown, source })?;
         let document = Arc::new(Document::new(parts.bundle, config.refresh_hint));
         Ok(Self { incoming: http_server::incoming(&tls, listener), document, certificate })
     }
@@ -152,19 +153,6 @@ fn shown(config: &BundleEndpoint) -> String {
     match config.address {
         Some(ip) => SocketAddr::from((ip, config.port)).to_string(),
         None => format!(":{}", config.port),
-    }
-}
-
-/// Go listens on every address by one socket of both families, where there is IPv6.
-async fn listen(config: &BundleEndpoint) -> io::Result<TcpListener> {
-    let port = config.port;
-    let on = |ip: IpAddr| TcpListener::bind((ip, port));
-    match config.address {
-        None | Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => match on(Ipv6Addr::UNSPECIFIED.into()).await {
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => on(Ipv4Addr::UNSPECIFIED.into()).await,
-            bound => bound,
-        },
-        Some(ip) => on(ip).await,
     }
 }
 

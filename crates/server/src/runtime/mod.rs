@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use spire_compat::config::PluginConfig;
 use spire_core::model::{EntryFilter, Paging};
-use spire_core::spiffe::{SpiffeId, TrustDomain};
+use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
+use spire_net::tls::TlsPolicy;
 use spire_ports::datastore::{self, Consistency, DataStore};
 use spire_ports::observe::{HealthChecks, Label, Logged, Metrics, check, names};
 use spire_ports::plugins::KeyManager;
@@ -31,6 +32,7 @@ use spire_ports::plugins::external::ExternalPlugins;
 use spire_ports::plugins::load::{LoadError, Reconfiguration};
 use spire_ports::policy::Policy;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Deps, LogControl, RateLimits};
@@ -66,8 +68,28 @@ pub struct OpenedStore {
 /// Loads the policy that `auth_opa_policy_engine` names; the error is for the log.
 pub type OpenPolicy = Box<dyn FnOnce(&PolicyFiles) -> Result<Arc<dyn Policy>, String> + Send>;
 
+/// Serves the OIDC discovery documents of `experimental.oidc`: it listens, and gives what answers until `stop`. The error is
+/// for the log.
+pub type OpenOidc =
+    Box<dyn FnOnce(OidcParts) -> Pin<Box<dyn Future<Output = Result<Serving, String>> + Send>> + Send>;
+
+/// What answers until it is told to stop.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What the OIDC discovery documents are made of.
+pub struct OidcParts {
+    /// The newest bundle.
+    pub bundle: watch::Receiver<Option<Arc<Bundle>>>,
+    /// What is asked of TLS.
+    pub policy: TlsPolicy,
+    /// When to stop.
+    pub stop: CancellationToken,
+}
+
 /// What the binary brings.
 pub struct Assembly {
+    /// Serves `experimental.oidc`; without it this program refuses the block.
+    pub open_oidc: Option<OpenOidc>,
     /// Loads a user's policy; without it this program refuses the setting.
     pub open_policy: Option<OpenPolicy>,
     /// Opens the store.
@@ -135,6 +157,12 @@ pub enum RunError {
     /// The user's policy cannot be used.
     #[error("unable to obtain authpolicy engine: {0}")]
     Policy(String),
+    /// The OIDC discovery documents cannot be served.
+    #[error("unable to serve OIDC discovery: {0}")]
+    Oidc(String),
+    /// A setting that only another of our programs has.
+    #[error("experimental.oidc: this program does not serve OIDC discovery; use spire-server")]
+    NoOidc,
     /// A setting that only another of our programs has.
     #[error("{key}: this program has no policy engine; use spire-server")]
     NoPolicyEngine {
@@ -161,6 +189,9 @@ pub async fn run(
         "Configured"
     );
     let policy = load_policy(config.experimental.policy.as_ref(), assembly.open_policy)?;
+    if config.experimental.oidc.is_some() && assembly.open_oidc.is_none() {
+        return Err(RunError::NoOidc);
+    }
     emit_started(&*assembly.metrics, &assembly.version, &config.trust_domain);
     create_data_dir(&config.data_dir)?;
     let opening = (assembly.open_store)(datastore_config(&config.plugins)?);
@@ -174,6 +205,7 @@ pub async fn run(
     let parts = Parts {
         store,
         policy,
+        open_oidc: assembly.open_oidc,
         metrics: assembly.metrics,
         log: assembly.log,
         launch_log_level: assembly.launch_log_level,
@@ -223,6 +255,7 @@ fn emit_started(metrics: &dyn Metrics, version: &str, trust_domain: &TrustDomain
 struct Parts {
     store: Arc<dyn DataStore>,
     policy: Option<Arc<dyn Policy>>,
+    open_oidc: Option<OpenOidc>,
     metrics: Arc<dyn Metrics>,
     log: Arc<dyn LogControl>,
     launch_log_level: String,
@@ -239,7 +272,7 @@ async fn serve(
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let Parts { store, policy, metrics, log, launch_log_level, health, operations } = parts;
+    let Parts { store, policy, open_oidc, metrics, log, launch_log_level, health, operations } = parts;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
     let key_manager: Arc<dyn KeyManager> = MeteredKeys::new(plugins.key_manager, metrics.clone());
@@ -272,6 +305,7 @@ async fn serve(
         key_manager,
     };
     let federating = Federating::start(config, federating, tasks.clone()).await?;
+    let oidc = serve_oidc(open_oidc, config, &authorities, &tasks).await?;
     let api = Api::new(Deps {
         live: entries.clone(),
         authorities: authorities.clone(),
@@ -324,7 +358,27 @@ async fn serve(
     // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
     let _ = running.await;
     let _ = federating.await;
+    if let Some(oidc) = oidc {
+        let _ = oidc.await;
+    }
     Ok(served?)
+}
+
+/// Listens for OIDC discovery, if there is to be any.
+async fn serve_oidc(
+    open: Option<OpenOidc>,
+    config: &ServerConfig,
+    authorities: &Authorities,
+    stop: &CancellationToken,
+) -> Result<Option<tokio::task::JoinHandle<()>>, RunError> {
+    let Some(open) = open else { return Ok(None) };
+    let parts = OidcParts {
+        bundle: authorities.bundle_changes().subscribe(),
+        policy: TlsPolicy { require_pq_kem: config.experimental.require_pq_kem },
+        stop: stop.clone(),
+    };
+    let serving = open(parts).await.map_err(RunError::Oidc)?;
+    Ok(Some(tokio::spawn(serving)))
 }
 
 /// The authorities of those who may scrape metrics: our own, and those of the trust domains that they are named of.

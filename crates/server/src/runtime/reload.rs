@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use spire_compat::config::ConfigError;
+use spire_compat::hcl::Fragment;
 use spire_net::tls::{Identity, LateTrust};
 use spire_ports::plugins::load::Reconfiguration;
 use spire_telemetry::daemon::{ReloadRequests, Reloaded, log_refused_reload};
@@ -191,7 +192,10 @@ fn experimental_keys(old: &Experimental, new: &Experimental) -> Vec<String> {
         event_timeout,
         require_pq_kem,
         reload_on_change,
+        oidc,
     } = old;
+    // Where the block stands in the file is of no account.
+    let text = |block: &Option<Fragment>| block.as_ref().map(Fragment::print);
     [
         ("agent_spiffe_id_as_selector", *agent_spiffe_id_as_selector != new.agent_spiffe_id_as_selector),
         ("auth_opa_policy_engine", *policy != new.policy),
@@ -202,6 +206,7 @@ fn experimental_keys(old: &Experimental, new: &Experimental) -> Vec<String> {
         ("event_timeout", *event_timeout != new.event_timeout),
         ("require_pq_kem", *require_pq_kem != new.require_pq_kem),
         ("reload_on_change", *reload_on_change != new.reload_on_change),
+        ("oidc", text(oidc) != text(&new.oidc)),
     ]
     .into_iter()
     .filter(|(_, differs)| *differs)

@@ -51,12 +51,12 @@ pub(crate) fn cases() -> Vec<Case> {
 type Result<T> = std::result::Result<T, Failed>;
 
 /// A certificate authority of the web in a folder, by `openssl`.
-struct WebCa {
+pub(crate) struct WebCa {
     folder: PathBuf,
 }
 
 impl WebCa {
-    fn new(folder: PathBuf) -> Result<Self> {
+    pub(crate) fn new(folder: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let ca = Self { folder };
         let request =
@@ -66,12 +66,12 @@ impl WebCa {
         Ok(ca)
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
     /// A certificate and key for a name, written to these files as one change each.
-    fn issue(&self, name: &str, certificate: &Path, key: &Path) -> Outcome {
+    pub(crate) fn issue(&self, name: &str, certificate: &Path, key: &Path) -> Outcome {
         let (new_certificate, new_key) = (certificate.with_extension("new"), key.with_extension("newkey"));
         let (csr, names) = (self.folder.join("csr"), self.folder.join("names"));
         place::write(&names, &format!("subjectAltName=DNS:{name}\n"))?;
@@ -207,24 +207,28 @@ fn files_change() -> Outcome {
 
 const NAME: &str = "bundle.abroad.test";
 
-/// An ACME authority, in a network namespace where it finds [`NAME`] on this machine.
-struct Pebble {
+/// An ACME authority, in a network namespace where it finds the names that it certifies on this machine.
+pub(crate) struct Pebble {
     _process: Daemon,
-    directory: String,
+    pub(crate) directory: String,
     management: String,
     /// Whom its own TLS is to be believed by.
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     issuer: PathBuf,
 }
 
 impl Pebble {
     fn start(domain: &Domain) -> Result<Self> {
-        let folder = domain.site.path("pebble");
+        Self::start_in(domain.site.path("pebble"), domain.endpoint, &[NAME])
+    }
+
+    /// For `names` that are served on `tls_port`.
+    pub(crate) fn start_in(folder: PathBuf, tls_port: u16, names: &[&str]) -> Result<Self> {
         let ca = WebCa::new(folder.clone())?;
         let (certificate, key) = (folder.join("tls.pem"), folder.join("tls.key"));
         ca.issue("localhost", &certificate, &key)?;
         let hosts = folder.join("hosts");
-        place::write(&hosts, &format!("127.0.0.1 localhost {NAME}\n"))?;
+        place::write(&hosts, &format!("127.0.0.1 localhost {}\n", names.join(" ")))?;
         Run::new("mount").args(&["--bind", text(&hosts), "/etc/hosts"]).success()?;
         let (port, management) = (place::port()?, place::port()?);
         let config = folder.join("pebble.json");
@@ -237,7 +241,7 @@ impl Pebble {
                 text(&certificate),
                 text(&key),
                 place::port()?,
-                domain.endpoint,
+                tls_port,
             ),
         )?;
         let mut command = Command::new("pebble");
@@ -257,7 +261,7 @@ impl Pebble {
     }
 
     /// The authority above what it issues; a new one at each start.
-    fn issuer(&self) -> Result<&Path> {
+    pub(crate) fn issuer(&self) -> Result<&Path> {
         let get = ["get", &format!("{}/roots/0", self.management), text(&self.root)];
         let peer = Peer::Go.command()?;
         let pem = wait::until("the authority's root", SOON, || {

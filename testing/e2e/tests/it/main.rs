@@ -20,6 +20,7 @@ mod interop;
 mod kubernetes;
 mod namespaces;
 mod nested;
+mod oidc;
 mod peers;
 mod plugins;
 mod policy;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         kubernetes::cases(),
         namespaces::cases(),
         nested::cases(),
+        oidc::cases(),
         peers::cases(),
         policy::cases(),
         rebootstrap::cases(),

@@ -2,6 +2,7 @@
 
 mod attestors;
 mod dsn;
+mod oidc;
 mod pki;
 mod text;
 mod wire;

@@ -43,6 +43,7 @@ pub(super) fn join(args: &[Value]) -> Outcome {
         user: None,
         host: part("host")?,
         path: part("path")?,
+        raw_path: String::new(),
         query: part("query")?,
         fragment: part("fragment")?,
     };

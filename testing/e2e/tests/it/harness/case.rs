@@ -13,6 +13,12 @@ pub(crate) type Outcome = Result<(), Failed>;
 pub(crate) enum Need {
     /// What only our programs have: the test says nothing about the reference.
     Ours,
+    /// The OIDC discovery provider among the programs under test.
+    Oidc,
+    /// Another implementation's OIDC discovery provider.
+    ReferenceOidc,
+    /// A certificate authority for those who sign code (`SPIRE_E2E_FULCIO`).
+    Fulcio,
     /// A second set of programs to be mixed with (`SPIRE_REFERENCE_BIN`).
     Reference,
     /// Mount and network namespaces, which take root.
@@ -57,6 +63,15 @@ impl Need {
             Self::Reference => {
                 programs::reference().is_none().then(|| "SPIRE_REFERENCE_BIN is not set".to_owned())
             }
+            Self::Oidc => {
+                (!programs::under_test().oidc().is_file()).then(|| "no oidc-discovery-provider".to_owned())
+            }
+            Self::ReferenceOidc => (!programs::reference().is_some_and(|programs| programs.oidc().is_file()))
+                .then(|| "SPIRE_REFERENCE_BIN has no oidc-discovery-provider".to_owned()),
+            Self::Fulcio => match std::env::var_os("SPIRE_E2E_FULCIO") {
+                None => Some("SPIRE_E2E_FULCIO is not set (docs/testing.md says how to get it)".to_owned()),
+                Some(_) => peer::missing_program("curl"),
+            },
             Self::Namespaces => inside::missing(),
             Self::Root => (!rustix::process::getuid().is_root()).then(|| "not root".to_owned()),
             Self::Cgroups => cgroup::missing(),
@@ -84,7 +99,10 @@ impl Need {
     /// Whether a continuous integration run must have it. Other sets of programs are an extra everywhere, and so is what
     /// takes minutes to get and to start.
     fn is_due_in_ci(self) -> bool {
-        !matches!(self, Self::Ours | Self::Reference | Self::Keycloak)
+        !matches!(
+            self,
+            Self::Ours | Self::Oidc | Self::Reference | Self::ReferenceOidc | Self::Keycloak | Self::Fulcio
+        )
     }
 }
 

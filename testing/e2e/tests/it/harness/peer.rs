@@ -28,10 +28,15 @@ pub(crate) enum Peer {
     Java,
     /// Envoy, which asks for secrets by SDS.
     Envoy,
+    /// PyJWT, which believes an OpenID Connect issuer.
+    PythonOidc,
+    /// jose, the same in Node.
+    NodeOidc,
 }
 
 impl Peer {
-    const ALL: [Self; 5] = [Self::Go, Self::GoPlugins, Self::Python, Self::Java, Self::Envoy];
+    const ALL: [Self; 7] =
+        [Self::Go, Self::GoPlugins, Self::Python, Self::Java, Self::Envoy, Self::PythonOidc, Self::NodeOidc];
 
     fn folder_name(self) -> &'static str {
         match self {
@@ -40,6 +45,8 @@ impl Peer {
             Self::Python => "py",
             Self::Java => "java",
             Self::Envoy => "envoy",
+            Self::PythonOidc => "py-oidc",
+            Self::NodeOidc => "node-oidc",
         }
     }
 
@@ -47,7 +54,8 @@ impl Peer {
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Go | Self::GoPlugins => &["go"],
-            Self::Python | Self::Envoy => &["python3"],
+            Self::Python | Self::Envoy | Self::PythonOidc => &["python3"],
+            Self::NodeOidc => &["node", "npm"],
             Self::Java => &["java", "javac", "mvn"],
         }
     }
@@ -65,7 +73,8 @@ impl Peer {
 
     /// Builds it where that was not done from these sources, and says where it is.
     pub(crate) fn ready(self) -> Result<PathBuf> {
-        static READY: [OnceLock<std::result::Result<PathBuf, String>>; 5] = [const { OnceLock::new() }; 5];
+        static READY: [OnceLock<std::result::Result<PathBuf, String>>; Peer::ALL.len()] =
+            [const { OnceLock::new() }; Peer::ALL.len()];
         READY[self as usize]
             .get_or_init(|| self.build().map_err(|error| error.to_string()))
             .clone()
@@ -88,7 +97,7 @@ impl Peer {
                 let go = Run::new("go").args(&["build", "-buildvcs=false", "-o"]).arg(folder.join("peer"));
                 go.arg(".").within(&self.sources()).at_most(BUILD_AT_MOST).success()?;
             }
-            Self::Python | Self::Envoy => {
+            Self::Python | Self::Envoy | Self::PythonOidc => {
                 let venv = folder.join("venv");
                 Run::new("python3")
                     .args(&["-m", "venv", "--clear"])
@@ -109,6 +118,17 @@ impl Peer {
                         .success()?;
                 }
             }
+            Self::NodeOidc => {
+                place::copy_folder(&self.sources(), &folder)?;
+                let npm = Run::new("npm").args(&[
+                    "install",
+                    "--silent",
+                    "--no-audit",
+                    "--no-fund",
+                    "--ignore-scripts",
+                ]);
+                npm.within(&folder).at_most(BUILD_AT_MOST).success()?;
+            }
             Self::Java => {
                 place::copy_folder(&self.sources(), &folder)?;
                 let maven = Run::new("mvn").args(&["--quiet", "--batch-mode", "package"]);
@@ -126,7 +146,8 @@ impl Peer {
         Ok(match self {
             Self::Go | Self::GoPlugins => vec![path("peer")],
             Self::Envoy => vec![path("envoy")],
-            Self::Python => vec![path("venv/bin/python"), path("peer.py")],
+            Self::Python | Self::PythonOidc => vec![path("venv/bin/python"), path("peer.py")],
+            Self::NodeOidc => vec!["node".into(), path("peer.js")],
             Self::Java => {
                 vec![
                     "java".into(),

@@ -23,6 +23,10 @@ impl Programs {
     pub(crate) fn agent(&self) -> PathBuf {
         self.folder.join("spire-agent")
     }
+
+    pub(crate) fn oidc(&self) -> PathBuf {
+        self.folder.join("oidc-discovery-provider")
+    }
 }
 
 /// The programs of `SPIRE_E2E_BIN`, else those that `cargo build --bins` left beside this test.

@@ -1,0 +1,18 @@
+//! The OIDC discovery provider: the program, and the same documents from the server.
+
+mod acme;
+mod beside;
+mod clients;
+mod commands;
+mod provider;
+mod raw;
+mod sources;
+
+use crate::harness::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    [acme::cases(), beside::cases(), clients::cases(), commands::cases(), sources::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
