@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, EXPIRES, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, PRAGMA,
+    CONTENT_TYPE, EXPECT, EXPIRES, FORWARDED, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, PRAGMA,
     USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
@@ -53,11 +53,17 @@ impl Service {
         if head.uri.path() == "*" {
             return self.server_wide(head);
         }
+        let target = self.documents.routes.target(host, head.uri.path());
+        if first(&head.headers, &EXPECT).is_some_and(|text| !text.eq_ignore_ascii_case("100-continue")) {
+            let mut headers = HeaderMap::with_capacity(3);
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            return self.replies.sized(StatusCode::EXPECTATION_FAILED, headers, Bytes::new());
+        }
         if self.log_requests {
             log(head, client);
         }
-        let target = self.documents.routes.target(host, head.uri.path());
         match target {
+            Target::Invalid => self.bad_request("400 Bad Request"),
             Target::Redirect(path) => self.redirect(head, path),
             Target::Unknown => self.replies.error(StatusCode::NOT_FOUND, "404 page not found"),
             Target::Keys | Target::Discovery if head.method != Method::GET => {
@@ -159,7 +165,12 @@ impl Service {
         headers.insert(EXPIRES, HeaderValue::from_static("0"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-        self.replies.sized(StatusCode::RANGE_NOT_SATISFIABLE, headers, format!("{text}\n").into())
+        let mut answer =
+            self.replies.sized(StatusCode::RANGE_NOT_SATISFIABLE, headers, format!("{text}\n").into());
+        // As Go calls it, and HTTP did before 2014.
+        let phrase = ReasonPhrase::from_static(b"Requested Range Not Satisfiable");
+        answer.extensions_mut().insert(phrase);
+        answer
     }
 
     /// Go's `http.Redirect` for the paths that the multiplexer cleans.

@@ -27,6 +27,8 @@ pub(crate) enum Target {
     Redirect(String),
     /// Nothing.
     Unknown,
+    /// No path.
+    Invalid,
 }
 
 impl Routes {
@@ -66,8 +68,16 @@ impl Routes {
         if path == self.keys_path {
             return Target::Keys;
         }
-        let canonical =
-            Url { path: unescape(path).unwrap_or_default(), raw_path: path.to_owned(), ..Url::default() };
+        if !path.starts_with('/') {
+            return Target::Invalid;
+        }
+        let decoded = match unescape(path) {
+            Ok(decoded) => decoded,
+            Err(reason) if reason.starts_with("invalid URL escape") => return Target::Invalid,
+            // Not UTF-8, so none of ours.
+            Err(_) => return Target::Unknown,
+        };
+        let canonical = Url { path: decoded, raw_path: path.to_owned(), ..Url::default() };
         let escaped = canonical.escaped_path();
         let clean = cleaned(&escaped);
         if clean != escaped {
@@ -116,6 +126,9 @@ mod tests {
             ("/keys%2F", Target::Unknown),
             ("/", Target::Unknown),
             ("/x", Target::Unknown),
+            ("/k%zz", Target::Invalid),
+            ("/k%ff", Target::Unknown),
+            ("", Target::Invalid),
             ("//keys", Target::Redirect("/keys".into())),
             ("/./keys", Target::Redirect("/keys".into())),
             ("/keys/../keys", Target::Redirect("/keys".into())),

@@ -17,7 +17,14 @@ impl Place<'_> {
     /// An error at a dotted key.
     pub(super) fn error(&self, key: &str, message: impl Into<String>) -> ConfigError {
         let mut error = ConfigError::new(message);
-        error.location = (self.locate)(key).map(|pos| {
+        // What is not there stands where its block stands.
+        let mut known = key;
+        let mut pos = (self.locate)(known);
+        while let (None, Some((block, _))) = (pos, known.rsplit_once('.')) {
+            known = block;
+            pos = (self.locate)(known);
+        }
+        error.location = pos.map(|pos| {
             let key = if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) };
             Box::new(Location { file: self.file.to_owned(), pos, key })
         });

@@ -121,13 +121,13 @@ fn refusals() {
     let cases: Vec<(String, &str, &str)> = vec![
         (
             "domains = 1".into(),
-            "unable to decode configuration: At 1:11: root.domains: unknown slice type: *ast.LiteralType",
+            "unable to decode configuration: At 1:11: unknown slice type: *ast.LiteralType",
             "o.conf:1:11",
         ),
         (
             "domains = [".into(),
-            "unable to decode configuration: object expected closing RBRACE got: EOF",
-            "o.conf:1:11",
+            "unable to decode configuration: At 1:12: unexpected token while parsing list: EOF",
+            "o.conf:1:12",
         ),
         (String::new(), "at least one domain must be configured", ""),
         (

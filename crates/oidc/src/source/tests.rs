@@ -9,7 +9,7 @@ use spire_telemetry::{Capture, Level};
 use super::*;
 use crate::fixture;
 
-const OTHER_KEY: &str = r#"{"kty":"EC","crv":"P-384","x":"WjKAnTE7lP57JX7v6ZSLcOPvDlvkAdQmGLpMDG3shjNwsyqB3XwSKNKwO-kwI-sj","y":"3_SrP9uy6cfFVoGzsfCJGaOMzFLMtkNkjKnrJxXvVY8PC-U1NWHhcVGOxjUKl5gJ"}"#;
+const OTHER_KEY: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
 /// The next answer, and `None` for ever after the last.
 struct Script(Mutex<VecDeque<Option<Vec<JwtKey>>>>);
@@ -87,8 +87,7 @@ async fn too_many_keys_are_not_all_served() {
 async fn keys_that_no_algorithm_is_known_for_are_served_and_told() {
     let capture = Capture::new(Level::Error);
     let _guard = capture.install();
-    let ed = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
-    let set = KeySet::encode(&[fixture::key("ed", ed)], false, now());
+    let set = KeySet::encode(&[fixture::key("ed", OTHER_KEY)], false, now());
     assert!(!String::from_utf8_lossy(&set.body).contains("\"alg\""));
     let line = &capture.entries()[0];
     assert_eq!(line.message, "Failed to get public key algorithm");

@@ -76,10 +76,9 @@ fn requests() -> Vec<String> {
         "/keys/",
         "/%6beys",
         "/keys%2F",
-        "//keys?a=<b>&c",
+        "//keys?a='b'&c",
         "/./keys",
         "/a%2Fb//c",
-        "/a<b>//'",
         "/",
         "/x",
         "/foo/keys",
@@ -177,6 +176,8 @@ fn timeless(answer: &str) -> String {
         Some((name @ ("Date" | "Last-Modified"), date)) => format!("{name}: {} characters", date.len()),
         _ => line.to_owned(),
     });
+    // The length of nothing stands elsewhere in ours.
+    let lines = lines.filter(|line| line != "Content-Length: 0");
     let text = lines.collect::<Vec<_>>().join("\r\n");
     boundary.map_or(text.clone(), |boundary| text.replace(&boundary, &format!("<{}>", boundary.len())))
 }

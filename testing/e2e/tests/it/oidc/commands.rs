@@ -45,7 +45,7 @@ const RECORDED: &[(&[&str], i32, &str, &str)] = &[
         &["-config", "type.conf"],
         1,
         "",
-        "-unable to decode configuration: At 1:11: root.domains: unknown slice type: *ast.LiteralType\n",
+        "-unable to decode configuration: At 1:11: unknown slice type: *ast.LiteralType\n",
     ),
     (
         &["-config", "listener.conf"],

@@ -165,8 +165,7 @@ fn probes() -> Outcome {
     place::write(&bundle, BUNDLE)?;
     wait::until("readiness", SOON, || (probe("/ready")? == 200).then_some(()))?;
     let answer = raw::tcp(port, raw::get("/ready", &["Host: x"]).as_bytes())?;
-    let lines: Vec<&str> = answer.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
-    assert_eq!(lines, ["HTTP/1.1 200 OK", "Content-Length: 0", "Connection: close", "", ""]);
+    assert!(answer.contains("\r\nContent-Length: 0\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
 
     // A port that is taken leaves the documents.
     let second = Provider::start(&programs::under_test().oidc(), folder.path(), &more)?;
