@@ -512,8 +512,5 @@ fn poll_interval(text: &str, default: Duration) -> Result<Duration, String> {
 
 /// What Go's `net.SplitHostPort` would say of `host:port`.
 fn bad_address(address: &str) -> Option<&'static str> {
-    match crate::domains::split_host_port(address) {
-        Ok(_) => None,
-        Err(reason) => Some(reason),
-    }
+    crate::domains::split_host_port(address).err()
 }

@@ -112,189 +112,181 @@ fn listeners_with_certificates() {
     }
 }
 
-/// Text of the error, and where it stands (empty: nowhere in particular).
+/// A configuration, the error's text, and where it stands (empty: nowhere in particular). `<base>` and the like stand for
+/// what most have in common.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    (
+        "domains = 1",
+        "unable to decode configuration: At 1:11: unknown slice type: *ast.LiteralType",
+        "o.conf:1:11",
+    ),
+    (
+        "domains = [",
+        "unable to decode configuration: At 1:12: unexpected token while parsing list: EOF",
+        "o.conf:1:12",
+    ),
+    ("", "at least one domain must be configured", ""),
+    (
+        "<base>acme {}",
+        "insecure_addr and the acme section are mutually exclusive",
+        "o.conf:2:1 (insecure_addr)",
+    ),
+    (
+        "domains = [\"a\"]\nacme { email = \"e\" }",
+        "tos_accepted must be set to true in the acme configuration section",
+        "o.conf:2:1",
+    ),
+    (
+        "domains = [\"a\"]\nacme { tos_accepted = true }",
+        "email must be configured in the acme configuration section",
+        "o.conf:2:1",
+    ),
+    (
+        "domains = [\"a\"]\nserving_cert_file { key_file_path = \"k\" }",
+        "cert_file_path must be configured in the serving_cert_file configuration section",
+        "o.conf:2:1",
+    ),
+    (
+        "domains = [\"a\"]\nserving_cert_file { cert_file_path = \"k\" }",
+        "key_file_path must be configured in the serving_cert_file configuration section",
+        "o.conf:2:1",
+    ),
+    (
+        "domains = [\"a\"]\nserving_cert_file {\n cert_file_path = \"c\"\n key_file_path = \"k\"\n addr = \"x\"\n}\n",
+        "invalid addr in the serving_cert_file configuration section: address x: missing port in address",
+        "o.conf:5:2 (serving_cert_file.addr)",
+    ),
+    (
+        "domains = [\"a\"]\nserving_cert_file {\n cert_file_path = \"c\"\n key_file_path = \"k\"\n file_sync_interval = \"x\"\n}\n",
+        "invalid file_sync_interval in the serving_cert_file configuration section: time: invalid duration \"x\"",
+        "o.conf:5:2 (serving_cert_file.file_sync_interval)",
+    ),
+    (
+        "<base>server_api {\n poll_interval = \"x\"\n}",
+        "invalid poll_interval in the server_api configuration section: time: invalid duration \"x\"",
+        "o.conf:4:2 (server_api.poll_interval)",
+    ),
+    (
+        "<base>workload_api {}",
+        "trust_domain must be configured in the workload_api configuration section",
+        "o.conf:3:1",
+    ),
+    (
+        "<base>workload_api {\n trust_domain = \"a\"\n poll_interval = \"x\"\n}",
+        "invalid poll_interval in the workload_api configuration section: time: invalid duration \"x\"",
+        "o.conf:5:2 (workload_api.poll_interval)",
+    ),
+    (
+        "<base>file {\n poll_interval = \"x\"\n}",
+        "invalid poll_interval in the file configuration section: time: invalid duration \"x\"",
+        "o.conf:4:2 (file.poll_interval)",
+    ),
+    (
+        "domains = [\"a\"]\n<source>",
+        "either acme, serving_cert_file, insecure_addr or listen_socket_path must be configured",
+        "",
+    ),
+    (
+        "<acme>serving_cert_file {\n cert_file_path = \"c\"\n key_file_path = \"k\"\n}\n",
+        "acme and serving_cert_file are mutually exclusive",
+        "o.conf:2:1 (acme)",
+    ),
+    (
+        "<acme>listen_socket_path = \"x\"",
+        "listen_socket_path and the acme section are mutually exclusive",
+        "o.conf:6:1 (listen_socket_path)",
+    ),
+    (
+        "<files>insecure_addr = \"x\"",
+        "serving_cert_file and insecure_addr are mutually exclusive",
+        "o.conf:2:1 (serving_cert_file)",
+    ),
+    (
+        "<files>listen_socket_path = \"x\"",
+        "serving_cert_file and listen_socket_path are mutually exclusive",
+        "o.conf:2:1 (serving_cert_file)",
+    ),
+    (
+        "<base>listen_socket_path = \"x\"",
+        "insecure_addr and listen_socket_path are mutually exclusive",
+        "o.conf:2:1 (insecure_addr)",
+    ),
+    (
+        "<base>server_api {}",
+        "address must be configured in the server_api configuration section",
+        "o.conf:3:1",
+    ),
+    (
+        "<base>server_api { address = \"dns:x\" }",
+        "address must use the unix name system in the server_api configuration section",
+        "o.conf:3:14 (server_api.address)",
+    ),
+    (
+        "<base>workload_api { trust_domain = \"a\" }",
+        "socket_path must be configured in the workload_api configuration section",
+        "o.conf:3:1",
+    ),
+    ("<base>", "exactly one of the server_api, workload_api, or file sections must be configured", ""),
+    ("<base><source>file {}", "the server_api, workload_api, and file sections are mutually exclusive", ""),
+    (
+        "<base><source>jwt_issuer = \"https://a/%zz\"",
+        "the jwt_issuer url could not be parsed: parse \"https://a/%zz\": invalid URL escape \"%zz\"",
+        "o.conf:6:1 (jwt_issuer)",
+    ),
+    (
+        "<base><source>jwt_issuer = \"a.test\"",
+        "the jwt_issuer url must contain a scheme",
+        "o.conf:6:1 (jwt_issuer)",
+    ),
+    (
+        "<base><source>jwt_issuer = \"https:/x\"",
+        "the jwt_issuer url must contain a host",
+        "o.conf:6:1 (jwt_issuer)",
+    ),
+    (
+        "<base><source>jwks_uri = \"/keys\"",
+        "the jwks_uri setting could not be parsed",
+        "o.conf:6:1 (jwks_uri): it needs a scheme and a host",
+    ),
+    (
+        "<base><source>jwks_uri = \":\"",
+        "the jwks_uri setting could not be parsed: parse \":\": missing protocol scheme",
+        "o.conf:6:1 (jwks_uri)",
+    ),
+    (
+        "domains = [\"A.test\"]\ninsecure_addr = \"x\"\n<source>",
+        "domain \"A.test\" must already be punycode encoded",
+        "o.conf:1:1 (domains)",
+    ),
+    ("<base><source>log_level = \"loud\"", "not a valid logrus Level: \"loud\"", "o.conf:6:1 (log_level)"),
+    ("<base><source>log_format = \"xml\"", "unknown logger format: \"xml\"", "o.conf:6:1 (log_format)"),
+    (
+        "<base><source>server_path_prefix = \"/%zz\"",
+        "parse \"/%zz\": invalid URL escape \"%zz\"",
+        "o.conf:6:1 (server_path_prefix)",
+    ),
+    (
+        "<base><source>health_checks {\n bind_port = 70000\n}",
+        "listen tcp: address 70000: invalid port",
+        "o.conf:7:2 (health_checks.bind_port)",
+    ),
+    (
+        "<base><source>health_checks {\n ready_path = \"r\"\n}",
+        "ready_path must begin with a slash in the health_checks configuration section",
+        "o.conf:7:2 (health_checks.ready_path)",
+    ),
+];
+
 #[test]
 fn refusals() {
     let acme = "domains = [\"a\"]\nacme {\n email = \"e\"\n tos_accepted = true\n}\n";
     let files =
         "domains = [\"a\"]\nserving_cert_file {\n cert_file_path = \"c\"\n key_file_path = \"k\"\n}\n";
-    let cases: Vec<(String, &str, &str)> = vec![
-        (
-            "domains = 1".into(),
-            "unable to decode configuration: At 1:11: unknown slice type: *ast.LiteralType",
-            "o.conf:1:11",
-        ),
-        (
-            "domains = [".into(),
-            "unable to decode configuration: At 1:12: unexpected token while parsing list: EOF",
-            "o.conf:1:12",
-        ),
-        (String::new(), "at least one domain must be configured", ""),
-        (
-            format!("{BASE}acme {{}}"),
-            "insecure_addr and the acme section are mutually exclusive",
-            "o.conf:2:1 (insecure_addr)",
-        ),
-        (
-            "domains = [\"a\"]\nacme { email = \"e\" }".into(),
-            "tos_accepted must be set to true in the acme configuration section",
-            "o.conf:2:1",
-        ),
-        (
-            "domains = [\"a\"]\nacme { tos_accepted = true }".into(),
-            "email must be configured in the acme configuration section",
-            "o.conf:2:1",
-        ),
-        (
-            "domains = [\"a\"]\nserving_cert_file { key_file_path = \"k\" }".into(),
-            "cert_file_path must be configured in the serving_cert_file configuration section",
-            "o.conf:2:1",
-        ),
-        (
-            "domains = [\"a\"]\nserving_cert_file { cert_file_path = \"k\" }".into(),
-            "key_file_path must be configured in the serving_cert_file configuration section",
-            "o.conf:2:1",
-        ),
-        (
-            files.replace('}', " addr = \"x\"\n}"),
-            "invalid addr in the serving_cert_file configuration section: address x: missing port in address",
-            "o.conf:5:2 (serving_cert_file.addr)",
-        ),
-        (
-            files.replace('}', " file_sync_interval = \"x\"\n}"),
-            "invalid file_sync_interval in the serving_cert_file configuration section: time: invalid duration \"x\"",
-            "o.conf:5:2 (serving_cert_file.file_sync_interval)",
-        ),
-        (
-            format!("{BASE}server_api {{\n poll_interval = \"x\"\n}}"),
-            "invalid poll_interval in the server_api configuration section: time: invalid duration \"x\"",
-            "o.conf:4:2 (server_api.poll_interval)",
-        ),
-        (
-            format!("{BASE}workload_api {{}}"),
-            "trust_domain must be configured in the workload_api configuration section",
-            "o.conf:3:1",
-        ),
-        (
-            format!("{BASE}workload_api {{\n trust_domain = \"a\"\n poll_interval = \"x\"\n}}"),
-            "invalid poll_interval in the workload_api configuration section: time: invalid duration \"x\"",
-            "o.conf:5:2 (workload_api.poll_interval)",
-        ),
-        (
-            format!("{BASE}file {{\n poll_interval = \"x\"\n}}"),
-            "invalid poll_interval in the file configuration section: time: invalid duration \"x\"",
-            "o.conf:4:2 (file.poll_interval)",
-        ),
-        (
-            format!("domains = [\"a\"]\n{SOURCE}"),
-            "either acme, serving_cert_file, insecure_addr or listen_socket_path must be configured",
-            "",
-        ),
-        (
-            format!("{acme}{}", files.split_once('\n').unwrap().1),
-            "acme and serving_cert_file are mutually exclusive",
-            "o.conf:2:1 (acme)",
-        ),
-        (
-            format!("{acme}listen_socket_path = \"x\""),
-            "listen_socket_path and the acme section are mutually exclusive",
-            "o.conf:6:1 (listen_socket_path)",
-        ),
-        (
-            format!("{files}insecure_addr = \"x\""),
-            "serving_cert_file and insecure_addr are mutually exclusive",
-            "o.conf:2:1 (serving_cert_file)",
-        ),
-        (
-            format!("{files}listen_socket_path = \"x\""),
-            "serving_cert_file and listen_socket_path are mutually exclusive",
-            "o.conf:2:1 (serving_cert_file)",
-        ),
-        (
-            format!("{BASE}listen_socket_path = \"x\""),
-            "insecure_addr and listen_socket_path are mutually exclusive",
-            "o.conf:2:1 (insecure_addr)",
-        ),
-        (
-            format!("{BASE}server_api {{}}"),
-            "address must be configured in the server_api configuration section",
-            "o.conf:3:1",
-        ),
-        (
-            format!("{BASE}server_api {{ address = \"dns:x\" }}"),
-            "address must use the unix name system in the server_api configuration section",
-            "o.conf:3:14 (server_api.address)",
-        ),
-        (
-            format!("{BASE}workload_api {{ trust_domain = \"a\" }}"),
-            "socket_path must be configured in the workload_api configuration section",
-            "o.conf:3:1",
-        ),
-        (BASE.into(), "exactly one of the server_api, workload_api, or file sections must be configured", ""),
-        (
-            format!("{BASE}{SOURCE}file {{}}"),
-            "the server_api, workload_api, and file sections are mutually exclusive",
-            "",
-        ),
-        (
-            format!("{BASE}{SOURCE}jwt_issuer = \"https://a/%zz\""),
-            "the jwt_issuer url could not be parsed: parse \"https://a/%zz\": invalid URL escape \"%zz\"",
-            "o.conf:6:1 (jwt_issuer)",
-        ),
-        (
-            format!("{BASE}{SOURCE}jwt_issuer = \"a.test\""),
-            "the jwt_issuer url must contain a scheme",
-            "o.conf:6:1 (jwt_issuer)",
-        ),
-        (
-            format!("{BASE}{SOURCE}jwt_issuer = \"https:/x\""),
-            "the jwt_issuer url must contain a host",
-            "o.conf:6:1 (jwt_issuer)",
-        ),
-        (
-            format!("{BASE}{SOURCE}jwks_uri = \"/keys\""),
-            "the jwks_uri setting could not be parsed",
-            "o.conf:6:1 (jwks_uri): it needs a scheme and a host",
-        ),
-        (
-            format!("{BASE}{SOURCE}jwks_uri = \":\""),
-            "the jwks_uri setting could not be parsed: parse \":\": missing protocol scheme",
-            "o.conf:6:1 (jwks_uri)",
-        ),
-        (
-            format!("domains = [\"A.test\"]\ninsecure_addr = \"x\"\n{SOURCE}"),
-            "domain \"A.test\" must already be punycode encoded",
-            "o.conf:1:1 (domains)",
-        ),
-        (
-            format!("{BASE}{SOURCE}log_level = \"loud\""),
-            "not a valid logrus Level: \"loud\"",
-            "o.conf:6:1 (log_level)",
-        ),
-        (
-            format!("{BASE}{SOURCE}log_format = \"xml\""),
-            "unknown logger format: \"xml\"",
-            "o.conf:6:1 (log_format)",
-        ),
-        (
-            format!("{BASE}{SOURCE}server_path_prefix = \"/%zz\""),
-            "parse \"/%zz\": invalid URL escape \"%zz\"",
-            "o.conf:6:1 (server_path_prefix)",
-        ),
-        (
-            format!("{BASE}{SOURCE}health_checks {{\n bind_port = 70000\n}}"),
-            "listen tcp: address 70000: invalid port",
-            "o.conf:7:2 (health_checks.bind_port)",
-        ),
-        (
-            format!("{BASE}{SOURCE}health_checks {{\n ready_path = \"r\"\n}}"),
-            "ready_path must begin with a slash in the health_checks configuration section",
-            "o.conf:7:2 (health_checks.ready_path)",
-        ),
-    ];
-    for (text, message, detail) in cases {
+    for (text, message, detail) in REFUSALS {
+        let text = text.replace("<base>", BASE).replace("<source>", SOURCE);
+        let text = text.replace("<acme>", acme).replace("<files>", files);
         let error = OidcConfig::parse("o.conf", &text).expect_err(&text);
-        assert_eq!(error.to_string(), message, "{text}");
+        assert_eq!(error.to_string(), *message, "{text}");
         let found = error.detail().unwrap_or_default();
         assert!(found.starts_with(detail) && found.is_empty() == detail.is_empty(), "{found}\n{text}");
     }

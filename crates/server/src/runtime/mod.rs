@@ -358,9 +358,7 @@ async fn serve(
     // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
     let _ = running.await;
     let _ = federating.await;
-    if let Some(oidc) = oidc {
-        let _ = oidc.await;
-    }
+    let _ = oidc.await;
     Ok(served?)
 }
 
@@ -370,15 +368,15 @@ async fn serve_oidc(
     config: &ServerConfig,
     authorities: &Authorities,
     stop: &CancellationToken,
-) -> Result<Option<tokio::task::JoinHandle<()>>, RunError> {
-    let Some(open) = open else { return Ok(None) };
+) -> Result<tokio::task::JoinHandle<()>, RunError> {
+    let Some(open) = open else { return Ok(tokio::spawn(async {})) };
     let parts = OidcParts {
         bundle: authorities.bundle_changes().subscribe(),
         policy: TlsPolicy { require_pq_kem: config.experimental.require_pq_kem },
         stop: stop.clone(),
     };
     let serving = open(parts).await.map_err(RunError::Oidc)?;
-    Ok(Some(tokio::spawn(serving)))
+    Ok(tokio::spawn(serving))
 }
 
 /// The authorities of those who may scrape metrics: our own, and those of the trust domains that they are named of.

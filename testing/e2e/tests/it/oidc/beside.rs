@@ -29,89 +29,94 @@ const SETTINGS: &[&str] = &[
     "domains = [\"localhost\"]\njwks_uri = \"https://keys.test:8443/k\"\nserver_path_prefix = \"/foo\"",
 ];
 
+const HOSTS: &[&str] = &[
+    "localhost",
+    "localhost:8080",
+    "localhost:",
+    "[localhost]:80",
+    "example.org",
+    "evil.org",
+    "EXAMPLE.org",
+    "[::1]:80",
+    "a_b.org",
+    "-a.org",
+    "a-.org",
+    "a..b",
+    ".",
+    "example.org.",
+    "a b",
+    "a%20b",
+    "xn--bcher-kva.de",
+    "xn--",
+    "xn--foo-.org",
+    "ab--c.org",
+    "localhost, example.org",
+    "localhost:80:90",
+    "[localhost]",
+    "example.org:<x>&\"y\"",
+    "1.2.3.4",
+];
+
+const SCHEMES: &[&str] = &[
+    "X-Forwarded-Proto: https",
+    "X-Forwarded-Proto: HTTP",
+    "X-Forwarded-Scheme: https",
+    "Forwarded: proto=https;host=evil.org",
+    "Forwarded: for=1.1.1.1;PROTO=HTTPS",
+    "Forwarded: proto=ftp",
+    "X-Forwarded-For: 1.2.3.4",
+];
+
+const PATHS: &[&str] = &[
+    "/keys",
+    "/keys?x=1",
+    "/keys/",
+    "/%6beys",
+    "/keys%2F",
+    "//keys?a='b'&c",
+    "/./keys",
+    "/a%2Fb//c",
+    "/",
+    "/x",
+    "/foo/keys",
+    "/foo//keys",
+    "/foo/.well-known/openid-configuration",
+    "//x/keys",
+    "http://evil.org/keys",
+    "http://localhost/.well-known/openid-configuration",
+    "https://localhost/.well-known/openid-configuration",
+    "http://evil.org/.well-known/openid-configuration",
+    "*",
+];
+
+const CONDITIONS: &[&str] = &[
+    "Range: bytes=0-3",
+    "Range: bytes=9999-",
+    "Range: bytes=-5",
+    "Range: bytes=x",
+    "Range: foo",
+    "Range: bytes=",
+    "Range: bytes=0-99999,0-99999",
+    "Range: bytes=0-3,5-6",
+    "If-Modified-Since: Sun, 22 Nov 2099 20:36:34 GMT",
+    "If-Modified-Since: Sun, 22 Nov 2009 20:36:34 GMT",
+    "If-Match: \"x\"",
+    "If-Match: *",
+    "If-None-Match: *",
+    "If-None-Match: \"x\"",
+    "If-Unmodified-Since: Sun, 22 Nov 2009 20:36:34 GMT",
+    "Accept-Encoding: gzip",
+    "Origin: https://x",
+];
+
 fn requests() -> Vec<String> {
-    let hosts = [
-        "localhost",
-        "localhost:8080",
-        "localhost:",
-        "[localhost]:80",
-        "example.org",
-        "evil.org",
-        "EXAMPLE.org",
-        "[::1]:80",
-        "a_b.org",
-        "-a.org",
-        "a-.org",
-        "a..b",
-        ".",
-        "example.org.",
-        "a b",
-        "a%20b",
-        "xn--bcher-kva.de",
-        "xn--",
-        "xn--foo-.org",
-        "ab--c.org",
-        "localhost, example.org",
-        "localhost:80:90",
-        "[localhost]",
-        "example.org:<x>&\"y\"",
-        "1.2.3.4",
-    ];
-    let forwarded = hosts.map(|host| raw::get(DISCOVERY, &[HOST, &format!("X-Forwarded-Host: {host}")]));
+    let forwarded =
+        HOSTS.iter().map(|host| raw::get(DISCOVERY, &[HOST, &format!("X-Forwarded-Host: {host}")]));
     let direct = ["localhost:80", "evil.org", "LOCALHOST", ""]
         .map(|host| raw::get(DISCOVERY, &[&format!("Host: {host}")]));
-    let schemes = [
-        "X-Forwarded-Proto: https",
-        "X-Forwarded-Proto: HTTP",
-        "X-Forwarded-Scheme: https",
-        "Forwarded: proto=https;host=evil.org",
-        "Forwarded: for=1.1.1.1;PROTO=HTTPS",
-        "Forwarded: proto=ftp",
-        "X-Forwarded-For: 1.2.3.4",
-    ];
-    let schemes = schemes.map(|header| raw::get(DISCOVERY, &[HOST, header]));
-    let paths = [
-        "/keys",
-        "/keys?x=1",
-        "/keys/",
-        "/%6beys",
-        "/keys%2F",
-        "//keys?a='b'&c",
-        "/./keys",
-        "/a%2Fb//c",
-        "/",
-        "/x",
-        "/foo/keys",
-        "/foo//keys",
-        "/foo/.well-known/openid-configuration",
-        "//x/keys",
-        "http://evil.org/keys",
-        "http://localhost/.well-known/openid-configuration",
-        "https://localhost/.well-known/openid-configuration",
-        "http://evil.org/.well-known/openid-configuration",
-        "*",
-    ];
-    let paths = paths.map(|path| raw::get(path, &[HOST]));
-    let conditions = [
-        "Range: bytes=0-3",
-        "Range: bytes=9999-",
-        "Range: bytes=-5",
-        "Range: bytes=x",
-        "Range: foo",
-        "Range: bytes=",
-        "Range: bytes=0-99999,0-99999",
-        "Range: bytes=0-3,5-6",
-        "If-Modified-Since: Sun, 22 Nov 2099 20:36:34 GMT",
-        "If-Modified-Since: Sun, 22 Nov 2009 20:36:34 GMT",
-        "If-Match: \"x\"",
-        "If-Match: *",
-        "If-None-Match: *",
-        "If-None-Match: \"x\"",
-        "If-Unmodified-Since: Sun, 22 Nov 2009 20:36:34 GMT",
-        "Accept-Encoding: gzip",
-        "Origin: https://x",
-    ];
-    let conditions = conditions.map(|header| raw::get("/keys", &[HOST, header]));
+    let schemes = SCHEMES.iter().map(|header| raw::get(DISCOVERY, &[HOST, header]));
+    let paths = PATHS.iter().map(|path| raw::get(path, &[HOST]));
+    let conditions = CONDITIONS.iter().map(|header| raw::get("/keys", &[HOST, header]));
     let methods = ["POST", "HEAD", "PUT", "DELETE", "OPTIONS", "get", "FOO"];
     let methods = methods.iter().flat_map(|method| {
         ["/keys", DISCOVERY, "/x", "//keys"]
@@ -123,7 +128,6 @@ fn requests() -> Vec<String> {
         format!("GET {DISCOVERY} HTTP/1.0\r\n\r\n"),
     ];
     forwarded
-        .into_iter()
         .chain(direct)
         .chain(schemes)
         .chain(paths)
