@@ -11,9 +11,11 @@ use tracing::info;
 
 use super::entries::{by_rows, row_by_entry_id, selectors_of};
 use super::{each_row, entry_event, first_row};
-use crate::convert::{attributes_to_blob, bundle_key, check_entry_id, integer, now, rounded, text_or_empty};
+use crate::convert::{
+    attributes_to_blob, bundle_key, check_entry_id, integer, json_selectors, now, rounded, text_or_empty,
+};
 use crate::fault::Sql;
-use crate::sql::{Session, in_savepoint, params};
+use crate::sql::{Savepoints, Session, params};
 
 /// How many entries of one SPIFFE ID are compared before the search goes by parent instead.
 const FEW: i64 = 64;
@@ -171,11 +173,12 @@ fn each_item<I, T>(
     mut work: impl FnMut(&mut dyn Session, I) -> Sql<T>,
 ) -> Sql<Vec<Result<T>>> {
     let items = items.into_iter();
+    let mut savepoints = Savepoints::default();
     let mut outcomes = Vec::with_capacity(items.size_hint().0);
     for item in items {
         let before = conn.changes();
         let undone = conn.dialect().failure_ends_transaction();
-        match in_savepoint(conn, |conn| work(conn, item))? {
+        match savepoints.run(conn, |conn| work(conn, item))? {
             Ok(value) => outcomes.push(Ok(value)),
             Err(fault) if matches!(fault.0, Error::Unavailable(_)) => return Err(fault),
             Err(fault) if !undone && conn.changes() != before => return Err(fault),
@@ -309,6 +312,14 @@ fn delete_federates_with(conn: &mut dyn Session, row: i64) -> Sql<()> {
 }
 
 fn insert_selectors(conn: &mut dyn Session, row: i64, entry: &Entry, now: OffsetDateTime) -> Sql<()> {
+    if conn.dialect().inserts_sets() && entry.selectors.len() > 1 {
+        conn.execute(
+            "INSERT INTO selectors (created_at, updated_at, registered_entry_id, type, value) \
+             SELECT ?1, ?1, ?2, W.kind, W.value FROM {pairs ?3}",
+            params![now, row, &json_selectors(&entry.selectors)],
+        )?;
+        return Ok(());
+    }
     for selector in &entry.selectors {
         conn.execute(
             "INSERT INTO selectors (created_at, updated_at, registered_entry_id, type, value) \

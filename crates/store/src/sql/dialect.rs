@@ -29,6 +29,17 @@ impl Dialect {
         }
     }
 
+    /// Ends the savepoint `item` and begins it anew. On PostgreSQL a second one of that name would hide the first, and
+    /// all would pile up.
+    pub(crate) fn next_savepoint(self) -> &'static str {
+        if self == Self::Postgres { "RELEASE SAVEPOINT item; SAVEPOINT item" } else { "SAVEPOINT item" }
+    }
+
+    /// Whether many rows are better inserted by one statement from a set: where a statement is a round trip.
+    pub(crate) fn inserts_sets(self) -> bool {
+        self == Self::Postgres
+    }
+
     /// Writes out the places. Borrows what has none.
     pub(crate) fn expand(self, sql: &str) -> Cow<'_, str> {
         let Some(mut from) = sql.find('{') else {

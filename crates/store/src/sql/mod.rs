@@ -64,20 +64,30 @@ pub(crate) enum Isolation {
     Absence,
 }
 
-/// Runs the work so that its statements can be undone, and the transaction go on, where a statement that fails
-/// would end the transaction on this database. The inner result is the work's.
-pub(crate) fn in_savepoint<T>(
-    conn: &mut dyn Session,
-    work: impl FnOnce(&mut dyn Session) -> Sql<T>,
-) -> Sql<Sql<T>> {
-    if !conn.dialect().failure_ends_transaction() {
-        return Ok(work(conn));
+/// The savepoints of a batch, one an item, on databases where a statement that fails would end the transaction.
+#[derive(Default)]
+pub(crate) struct Savepoints {
+    is_open: bool,
+}
+
+impl Savepoints {
+    /// Runs the work so that its statements can be undone, and the transaction go on. The inner result is the work's.
+    pub(crate) fn run<T>(
+        &mut self,
+        conn: &mut dyn Session,
+        work: impl FnOnce(&mut dyn Session) -> Sql<T>,
+    ) -> Sql<Sql<T>> {
+        if !conn.dialect().failure_ends_transaction() {
+            return Ok(work(conn));
+        }
+        // The end of one travels with the beginning of the next; the commit ends the last.
+        let next = if self.is_open { conn.dialect().next_savepoint() } else { "SAVEPOINT item" };
+        conn.batch(next)?;
+        self.is_open = true;
+        let outcome = work(conn);
+        if outcome.is_err() {
+            conn.batch("ROLLBACK TO SAVEPOINT item")?;
+        }
+        Ok(outcome)
     }
-    conn.batch("SAVEPOINT item")?;
-    let outcome = work(conn);
-    if outcome.is_err() {
-        conn.batch("ROLLBACK TO SAVEPOINT item")?;
-    }
-    conn.batch("RELEASE SAVEPOINT item")?;
-    Ok(outcome)
 }

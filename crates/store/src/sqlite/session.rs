@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ToSql, params_from_iter};
+use rusqlite::{Connection, Statement, ToSql};
+use time::OffsetDateTime;
 
 use crate::convert::time_text;
 use crate::fault::{Fault, Sql};
@@ -17,11 +18,13 @@ pub(crate) struct SqliteSession {
     conn: Connection,
     /// Statements with places, written out.
     expanded: HashMap<Box<str>, Box<str>>,
+    /// The time that was written last, and its text: all rows of an operation have the same.
+    time: Option<(OffsetDateTime, String)>,
 }
 
 impl SqliteSession {
     pub(crate) fn new(conn: Connection) -> Self {
-        Self { conn, expanded: HashMap::new() }
+        Self { conn, expanded: HashMap::new(), time: None }
     }
 
     /// Whether no transaction is open.
@@ -49,6 +52,29 @@ fn text<'a>(expanded: &'a mut HashMap<Box<str>, Box<str>>, sql: &'a str) -> &'a 
     expanded.get(sql).map_or(sql, |text| text)
 }
 
+/// Gives a statement its parameters.
+fn bind(
+    statement: &mut Statement<'_>,
+    params: &[Param<'_>],
+    time: &mut Option<(OffsetDateTime, String)>,
+) -> rusqlite::Result<()> {
+    let wanted = statement.parameter_count();
+    if wanted != params.len() {
+        return Err(rusqlite::Error::InvalidParameterCount(params.len(), wanted));
+    }
+    for (number, param) in (1..).zip(params) {
+        let Param::Time(Some(at)) = param else {
+            statement.raw_bind_parameter(number, param)?;
+            continue;
+        };
+        if time.as_ref().is_none_or(|(last, _)| last != at) {
+            *time = Some((*at, time_text(*at)));
+        }
+        statement.raw_bind_parameter(number, time.as_ref().map(|(_, text)| text.as_str()))?;
+    }
+    Ok(())
+}
+
 impl Session for SqliteSession {
     fn dialect(&self) -> Dialect {
         Dialect::Sqlite
@@ -56,8 +82,9 @@ impl Session for SqliteSession {
 
     fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Sql<u64> {
         let sql = text(&mut self.expanded, sql);
-        let rows = self.conn.prepare_cached(sql)?.execute(params_from_iter(params))?;
-        Ok(u64::try_from(rows).unwrap_or(u64::MAX))
+        let mut statement = self.conn.prepare_cached(sql)?;
+        bind(&mut statement, params, &mut self.time)?;
+        Ok(u64::try_from(statement.raw_execute()?).unwrap_or(u64::MAX))
     }
 
     fn insert(&mut self, sql: &str, params: &[Param<'_>]) -> Sql<i64> {
@@ -73,7 +100,8 @@ impl Session for SqliteSession {
     ) -> Sql<()> {
         let sql = text(&mut self.expanded, sql);
         let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query(params_from_iter(params))?;
+        bind(&mut statement, params, &mut self.time)?;
+        let mut rows = statement.raw_query();
         while let Some(row) = rows.next()? {
             if !each(row)? {
                 break;
