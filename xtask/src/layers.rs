@@ -18,7 +18,7 @@ pub(crate) enum Layer {
     Ports,
     /// TLS and sockets, which other adapters use.
     Net,
-    /// What the plugins of container engines share.
+    /// What the plugins of container engines share: where a process is, and who signed its image.
     Containers,
     /// Log formats and metric sinks.
     Telemetry,
@@ -62,7 +62,7 @@ impl Layer {
             ["crates", "core" | "compat" | "wire"] => Self::Pure,
             ["crates", "ports"] => Self::Ports,
             ["crates", "net"] => Self::Net,
-            ["crates", "containers"] => Self::Containers,
+            ["crates", "containers" | "sigstore"] => Self::Containers,
             ["crates", "telemetry"] => Self::Telemetry,
             ["crates", "store" | "policy" | "plugin-host" | "plugin-sdk"] => Self::Adapter,
             ["crates", "plugins", "builtins"] => Self::Builtins,

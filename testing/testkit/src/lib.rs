@@ -14,6 +14,7 @@ pub mod kubernetes;
 pub mod place;
 pub mod proxy;
 pub mod redact;
+pub mod sigstore;
 pub mod swtpm;
 pub mod wait;
 pub mod web;

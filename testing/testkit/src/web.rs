@@ -23,6 +23,9 @@ use crate::wait;
 /// How long a connection may say nothing before its thread looks whether the server has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// What a TLS client says first; to one who speaks no TLS it would be the start of an endless line.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -193,6 +196,10 @@ impl Shared {
 
     fn tcp(&self, stream: TcpStream) -> io::Result<()> {
         let Some(config) = &self.tls else {
+            let mut first = [0];
+            if stream.peek(&mut first)? == 1 && first == [TLS_HANDSHAKE] {
+                return Ok(());
+            }
             stream.set_read_timeout(Some(LOOK_EVERY))?;
             return self.converse(stream, false);
         };

@@ -10,6 +10,9 @@ use super::ast::{Item, Literal, Node, Pos, Syntax, Token, TokenKind};
 use super::{Content, Fragment};
 use crate::quote::quote;
 
+/// Lists of strings by name, in file order.
+pub type NamedLists = Vec<(String, Vec<String>)>;
+
 /// A value that is not of the type wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -342,6 +345,34 @@ impl<'a> Body<'a> {
                 match out.iter_mut().find(|(known, _)| *known == name) {
                     Some(entry) => entry.1 = value,
                     None => out.push((name, value)),
+                }
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// A map of lists of strings. A name that appears twice has the strings of its last appearance, and one that is
+    /// not a list is refused.
+    pub fn take_string_list_map(&mut self, key: &str) -> Result<Option<NamedLists>, DecodeError> {
+        let path = self.child(key);
+        let sources = self.take(key);
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let mut out = NamedLists::new();
+        for source in sources {
+            for (name, value) in map_entries(source.entries_or(&path, "not an object type for map")?) {
+                let path = format!("{path}.{name}");
+                let Source::Value(Node::List(list)) = value else {
+                    return Err(value.error(&path, "unknown slice type"));
+                };
+                let mut strings = Vec::with_capacity(list.items.len());
+                for (index, node) in list.items.iter().enumerate() {
+                    strings.push(string(&format!("{path}[{index}]"), &Source::Value(node))?);
+                }
+                match out.iter_mut().find(|(known, _)| *known == name) {
+                    Some(entry) => entry.1 = strings,
+                    None => out.push((name, strings)),
                 }
             }
         }

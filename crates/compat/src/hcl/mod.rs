@@ -28,7 +28,7 @@ mod unquote;
 mod tests;
 
 pub use ast::{Pos, Syntax};
-pub use decode::{Body, DecodeError, UnusedKey};
+pub use decode::{Body, DecodeError, NamedLists, UnusedKey};
 
 use ast::{Item, Node};
 

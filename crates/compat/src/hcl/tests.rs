@@ -451,6 +451,7 @@ fn exercise(text: &[u8]) {
         let _ = body.take_float(name);
         let _ = body.take_string_list(name);
         let _ = body.take_string_map(name);
+        let _ = body.take_string_list_map(name);
         let _ = body.take_block(name).map(|block| block.map(|block| block.unused()));
         let _ = body.take_labelled(name);
         let _ = body.take_block_list(name);

@@ -196,6 +196,11 @@ impl Certificate {
         &self.0.known.names.dns
     }
 
+    /// Email addresses.
+    pub fn emails(&self) -> &[String] {
+        &self.0.known.names.emails
+    }
+
     /// IP addresses.
     pub fn ip_addresses(&self) -> &[IpAddr] {
         &self.0.known.names.ips

@@ -96,6 +96,9 @@ pub enum Purpose {
     /// TPM's manufacturer, model and version, which is read by nobody here and no reason to refuse the leaf
     /// (TCG EK Credential Profile 2.3, section 3.2.9; pkg/server/plugin/nodeattestor/tpmdevid).
     Endorsement,
+    /// Signing of software. A critical subjectAltName without a form that is read is no reason to refuse the leaf:
+    /// Fulcio issues certificates with an otherName alone, which the verifier of signatures reads itself.
+    CodeSigning,
 }
 
 /// Builds and validates a chain from the first of `chain` to one of `roots`, with the rest of `chain` as
@@ -110,7 +113,7 @@ pub fn verify(
     if chain.len() > MAX_CHAIN_LEN {
         return Err(VerifyError::TooLong);
     }
-    if leaf.has_unread_critical_names() && purpose != Purpose::Endorsement {
+    if leaf.has_unread_critical_names() && !matches!(purpose, Purpose::Endorsement | Purpose::CodeSigning) {
         return Err(VerifyError::UnhandledCriticalExtension);
     }
     check_candidate(leaf, Role::Leaf, &[], now)?;
@@ -330,6 +333,7 @@ fn allows(chain: &[&Certificate], purpose: Purpose) -> bool {
             _ if usage.is_empty() || usage.any => true,
             Purpose::ServerAuth => usage.server_auth,
             Purpose::ClientAuth => usage.client_auth,
+            Purpose::CodeSigning => usage.code_signing,
         }
     })
 }

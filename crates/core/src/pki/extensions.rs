@@ -52,7 +52,9 @@ pub struct ExtendedKeyUsage {
     pub server_auth: bool,
     /// clientAuth
     pub client_auth: bool,
-    /// Others than these three.
+    /// codeSigning
+    pub code_signing: bool,
+    /// Others than these.
     pub other: bool,
 }
 
@@ -205,6 +207,7 @@ fn extended_key_usage(value: &[u8]) -> Result<ExtendedKeyUsage, DerError> {
             id if id == oid::EKU_ANY => usage.any = true,
             id if id == oid::EKU_SERVER_AUTH => usage.server_auth = true,
             id if id == oid::EKU_CLIENT_AUTH => usage.client_auth = true,
+            id if id == oid::EKU_CODE_SIGNING => usage.code_signing = true,
             _ => usage.other = true,
         }
     }

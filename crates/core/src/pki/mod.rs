@@ -13,6 +13,7 @@ pub mod chain;
 pub mod jwk;
 pub mod jwt;
 pub mod pem;
+pub mod transparency;
 
 mod algorithm;
 mod certificate;

@@ -93,6 +93,9 @@ pub(crate) struct Image {
     /// The digest of its configuration.
     #[serde(deserialize_with = "nullable")]
     pub(crate) id: String,
+    /// Its names in registries, `repository@sha256:digest`.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) repo_digests: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use spire_compat::quote::quote;
 use spire_containers::Locator;
 use spire_core::spiffe::Selector;
 use spire_ports::plugins::catalog::{AgentCatalog, Configuration};
 use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor};
+use spire_sigstore::Verifier;
 
-use engine::{ContainerConfig, Engine, EngineError};
+use engine::{ContainerConfig, Engine, EngineError, Image};
 use settings::Settings;
 
 const NAME: &str = "docker";
@@ -29,13 +31,16 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// still count.
 const ATTESTATION_MAX: Duration = Duration::from_secs(40);
 
+/// Names of one image that are tried; an image that was pulled from one registry has one.
+const REPO_DIGESTS_MAX: usize = 16;
+
 /// Adds the plugins of the agent.
 pub fn register_agent(catalog: &mut AgentCatalog) {
     catalog.workload_attestors.add(NAME, build);
 }
 
 async fn build(configuration: Configuration) -> Result<Arc<dyn WorkloadAttestor>> {
-    let settings = Settings::read(&configuration)?;
+    let mut settings = Settings::read(&configuration)?;
     if settings.matchers.is_some() {
         tracing::warn!(
             external = false,
@@ -45,14 +50,36 @@ async fn build(configuration: Configuration) -> Result<Arc<dyn WorkloadAttestor>
              a future release."
         );
     }
+    let verifier = settings.sigstore.take().map(|settings| Verifier::new(NAME, settings)).transpose();
+    let verifier = verifier
+        .map_err(|error| configuration.invalid(format!("error initializing sigstore verifier: {error}")))?;
     let docker = Docker::new(settings).map_err(|error| configuration.invalid(error.to_string()))?;
-    Ok(Arc::new(docker))
+    Ok(Arc::new(Docker { verifier, ..docker }))
 }
 
 struct Docker {
     settings: Settings,
     locator: Locator,
     engine: Engine,
+    /// Nothing where signatures do not count.
+    verifier: Option<Verifier>,
+}
+
+/// Why a container is not attested.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Its engine gave no answer.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Signatures count, and the image is not known.
+    #[error("failed to inspect image {}: {error}", quote(image))]
+    Inspect { image: String, error: EngineError },
+    /// Signatures count, and the image is in no registry.
+    #[error("sigstore signature verification failed: no repo digest found for image {0}")]
+    NoDigest(String),
+    /// No name of the image has a good signature.
+    #[error("sigstore signature verification failed for image {image}: errors: {}", .errors.join("; "))]
+    Unsigned { image: String, errors: Vec<String> },
 }
 
 /// A container, and the engine that runs it.
@@ -75,9 +102,9 @@ impl WorkloadAttestor for Docker {
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
         let Some(found) = self.find(pid).await? else { return Ok(Vec::new()) };
         let asked = tokio::time::timeout(ATTESTATION_MAX, self.ask(&found)).await;
-        let values = asked.unwrap_or(Err(EngineError::Timeout));
+        let values = asked.unwrap_or(Err(EngineError::Timeout.into()));
         let values = values.map_err(|error| match error {
-            EngineError::Timeout => failed(ErrorKind::DeadlineExceeded, error.to_string()),
+            Failure::Engine(EngineError::Timeout) => failed(ErrorKind::DeadlineExceeded, error.to_string()),
             error => failed(ErrorKind::Unknown, error.to_string()),
         })?;
         let selector = |value| {
@@ -91,7 +118,7 @@ impl Docker {
     fn new(settings: Settings) -> std::result::Result<Self, EngineError> {
         let engine = Engine::new(&settings.docker_socket, settings.version.as_deref())?;
         let locator = Locator::new(NAME, false, settings.verbose_locator);
-        Ok(Self { settings, locator, engine })
+        Ok(Self { settings, locator, engine, verifier: None })
     }
 
     /// The container of the process, if it is in one.
@@ -115,29 +142,64 @@ impl Docker {
         Ok(Some(Found { id, podman }))
     }
 
-    /// What the engine says of a container.
-    async fn ask(&self, found: &Found) -> std::result::Result<Vec<String>, EngineError> {
+    /// What the engine says of a container, and the registry of its image.
+    async fn ask(&self, found: &Found) -> std::result::Result<Vec<String>, Failure> {
         let podman = found.podman.as_deref().map(|socket| Engine::new(socket, None)).transpose()?;
         let engine = podman.as_ref().unwrap_or(&self.engine);
         let config = retried(|| engine.container(&found.id)).await?;
         let mut values = values(&config);
-        if !config.image.is_empty() {
+        if config.image.is_empty() && self.verifier.is_none() {
+            return Ok(values);
+        }
+        let image = engine.image(&config.image).await;
+        match &image {
+            Ok(image) if !image.id.is_empty() => values.push(format!("image_config_digest:{}", image.id)),
+            Ok(_) => {}
             // As in the reference, an image that cannot be looked at costs its selector and nothing else.
-            match engine.image(&config.image).await {
-                Ok(image) if !image.id.is_empty() => values.push(format!("image_config_digest:{}", image.id)),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(
-                    external = false,
-                    plugin_name = NAME,
-                    plugin_type = "WorkloadAttestor",
-                    image_id = config.image,
-                    error = %error,
-                    "Image cannot be inspected"
-                ),
-            }
+            Err(error) => tracing::debug!(
+                external = false,
+                plugin_name = NAME,
+                plugin_type = "WorkloadAttestor",
+                image_id = config.image,
+                error = %error,
+                "Image cannot be inspected"
+            ),
+        }
+        if let Some(verifier) = &self.verifier {
+            let inspect = |error| Failure::Inspect { image: config.image.clone(), error };
+            values.extend(verified(verifier, &config.image, &image.map_err(inspect)?).await?);
         }
         Ok(values)
     }
+}
+
+/// The selectors of the first of an image's names in registries whose signatures are good.
+async fn verified(
+    verifier: &Verifier,
+    name: &str,
+    image: &Image,
+) -> std::result::Result<Vec<String>, Failure> {
+    if image.repo_digests.is_empty() {
+        return Err(Failure::NoDigest(name.to_owned()));
+    }
+    let mut errors = Vec::new();
+    for digest in image.repo_digests.iter().take(REPO_DIGESTS_MAX) {
+        match verifier.verify(digest).await {
+            Ok(values) => return Ok(values),
+            Err(error) => {
+                tracing::warn!(
+                    external = false,
+                    plugin_name = NAME,
+                    plugin_type = "WorkloadAttestor",
+                    image_id = digest,
+                    error = %error,
+                    "Error verifying sigstore image signature"
+                );
+                errors.push(format!("image_id {digest}: {error}"));
+            }
+        }
+    }
+    Err(Failure::Unsigned { image: name.to_owned(), errors })
 }
 
 async fn retried<T, F, Fut>(ask: F) -> std::result::Result<T, EngineError>

@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     /// With one `%d` for the user.
     pub(crate) podman_template: String,
     pub(crate) verbose_locator: bool,
+    /// What counts as a good signature of an image, where images must have one.
+    pub(crate) sigstore: Option<spire_sigstore::Settings>,
 }
 
 /// Settings as written.
@@ -35,7 +37,7 @@ struct Raw {
     podman_socket: String,
     podman_template: String,
     verbose_locator: bool,
-    sigstore: bool,
+    sigstore: Option<spire_sigstore::Settings>,
     unknown: Vec<String>,
 }
 
@@ -48,9 +50,6 @@ impl Settings {
             let unknown = raw.unknown.join(",");
             return Err(configuration.invalid(format!("unknown configurations detected: {unknown}")));
         }
-        if raw.sigstore {
-            return Err(configuration.invalid("sigstore: verification of image signatures is not built yet"));
-        }
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         let mut settings = Self {
             matchers: None,
@@ -59,6 +58,7 @@ impl Settings {
             podman_socket: or(raw.podman_socket, PODMAN_SOCKET),
             podman_template: or(raw.podman_template, PODMAN_TEMPLATE),
             verbose_locator: raw.verbose_locator,
+            sigstore: raw.sigstore,
         };
         if !raw.matchers.is_empty() {
             if raw.use_new_locator.unwrap_or(true) {
@@ -79,17 +79,30 @@ impl Settings {
 }
 
 fn read(data: &mut Body<'_>) -> std::result::Result<Raw, spire_compat::hcl::DecodeError> {
-    Ok(Raw {
+    let mut sigstore = spire_sigstore::Settings::take(data)?;
+    let mut former = Vec::new();
+    if let Some(mut experimental) = data.take_block("experimental")? {
+        match spire_sigstore::Settings::take_former(&mut experimental)? {
+            Some(settings) => sigstore = sigstore.or(Some(settings)),
+            // Nothing else was ever in it.
+            None => former.push("experimental".to_owned()),
+        }
+        former.extend(experimental.unused().into_iter().map(|key| key.name));
+    }
+    let mut raw = Raw {
         docker_socket: data.take_string("docker_socket_path")?.unwrap_or_default(),
         version: data.take_string("docker_version")?.unwrap_or_default(),
         podman_socket: data.take_string("podman_socket_path")?.unwrap_or_default(),
         verbose_locator: data.take_bool("verbose_container_locator_logs")?.unwrap_or_default(),
-        sigstore: data.take_fragment("sigstore").0.is_some(),
+        sigstore,
         matchers: data.take_string_list("container_id_cgroup_matchers")?.unwrap_or_default(),
         use_new_locator: data.take_bool("use_new_container_locator")?,
         podman_template: data.take_string("podman_socket_path_template")?.unwrap_or_default(),
-        unknown: data.unused().into_iter().map(|key| key.name).collect(),
-    })
+        unknown: former,
+    };
+    raw.unknown.extend(data.unused().into_iter().map(|key| key.name));
+    raw.unknown.sort();
+    Ok(raw)
 }
 
 /// One `%d`, which stands for a user ID, and otherwise only `%%`.

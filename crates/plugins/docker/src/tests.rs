@@ -5,12 +5,13 @@ use spire_compat::hcl;
 use spire_core::spiffe::TrustDomain;
 use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{ErrorKind, PluginType, WorkloadAttestor as _};
+use spire_testkit::sigstore::SignedImage;
 use spire_testkit::web::{Answer, Request, Web};
 use tokio::time::Instant;
 
 use super::matchers::Matchers;
 use super::settings::Settings;
-use super::{Docker, Locator, build};
+use super::{Docker, Locator, Verifier, build};
 
 fn configuration(data: &str) -> Configuration {
     let data = Some(hcl::parse(data).unwrap().into());
@@ -33,7 +34,15 @@ async fn settings_are_checked() {
         assert!(build(configuration(data)).await.is_ok(), "{data}");
     }
     let table = [
-        ("sigstore { ignore_sct = true }", "sigstore: verification of image signatures is not built yet"),
+        (
+            "sigstore { ignore_sct = true }",
+            "error initializing sigstore verifier: failed to get fulcio root certificates: ",
+        ),
+        (
+            "experimental { sigstore { ignore_tlog = true } }",
+            "error initializing sigstore verifier: failed to get fulcio root certificates: ",
+        ),
+        ("experimental { other = 1\n sigstore {} }", "unknown configurations detected: other"),
         (
             "docker_socket_path = \"/var/run/docker.sock\"",
             "unable to parse docker host `/var/run/docker.sock`",
@@ -267,4 +276,49 @@ async fn an_engine_that_hangs_delays_only_who_needs_it() {
     assert_eq!(attest(&docker).await, Err(late));
     // The agent waits for 60 s in all.
     assert!(start.elapsed().as_secs() < 60);
+}
+
+/// The first name that has a good signature counts; where none has, the workload gets nothing.
+#[tokio::test]
+async fn images_are_verified_where_that_is_wanted() {
+    let stand_in = SignedImage::new("https://issuer.example.org", "signer@example.org").unwrap();
+    let (signed, unsigned) = (stand_in.name.clone(), stand_in.unsigned.clone());
+    let failed = "sigstore signature verification failed";
+    let table = [
+        (json!([signed]), None),
+        (json!([unsigned, signed]), None),
+        (
+            json!([unsigned]),
+            Some(format!("{failed} for image blog/x:1: errors: image_id {unsigned}: failed to verify")),
+        ),
+        (json!(null), Some(format!("{failed}: no repo digest found for image blog/x:1"))),
+        (json!(3), Some("failed to inspect image \"blog/x:1\": ".to_owned())),
+    ];
+    for (digests, expected) in table {
+        let folder = tempfile::tempdir().unwrap();
+        let mut docker =
+            attestor(folder.path(), "sigstore { ignore_attestations = true }", &format!("/docker/{ID}"));
+        let settings = docker.settings.sigstore.take().unwrap();
+        let environment = std::sync::Arc::new(stand_in.environment());
+        docker.verifier = Some(Verifier::with("docker", settings, environment, None).unwrap());
+        let answered = digests.clone();
+        let _web = Web::start_unix(&folder.path().join("docker.sock"), move |request| {
+            match request.target.contains("/images/") {
+                true => Answer::Json(200, json!({"Id": "sha256:1", "RepoDigests": answered}).to_string()),
+                false => container(request),
+            }
+        });
+        match (attest(&docker).await, expected) {
+            (Ok(found), None) => {
+                assert_eq!(found[..6], SELECTORS);
+                assert_eq!(found[6], "image-signature:verified");
+                assert_eq!(found[7], "image-signature-subject:signer@example.org");
+                assert_eq!(found[8], "image-signature-issuer:https://issuer.example.org");
+            }
+            (Err((kind, message)), Some(expected)) => {
+                assert!(kind == ErrorKind::Unknown && message.starts_with(&expected), "{message}");
+            }
+            (found, expected) => panic!("{digests}: {found:?} {expected:?}"),
+        }
+    }
 }

@@ -4,5 +4,6 @@ mod attestors;
 mod dsn;
 mod oidc;
 mod pki;
+mod sigstore;
 mod text;
 mod wire;

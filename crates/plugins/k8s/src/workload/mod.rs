@@ -20,6 +20,7 @@ use spire_containers::Locator;
 use spire_core::spiffe::Selector;
 use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{Error, ErrorKind, PluginType, Result, WorkloadAttestor, WorkloadReference};
+use spire_sigstore::Verifier;
 
 use crate::api::Cluster;
 use crate::api::objects::Pod;
@@ -36,7 +37,7 @@ const SEARCH_MAX: Duration = Duration::from_secs(50);
 
 /// The attestor.
 pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn WorkloadAttestor>> {
-    let settings = settings::read(&configuration)?;
+    let mut settings = settings::read(&configuration)?;
     if settings.use_new_locator {
         tracing::info!(
             external = false,
@@ -52,6 +53,9 @@ pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn Worklo
             "Using the legacy container locator. This option will be removed in a future release."
         );
     }
+    let verifier = settings.sigstore.take().map(|settings| Verifier::new(NAME, settings)).transpose();
+    let verifier = verifier
+        .map_err(|error| configuration.invalid(format!("error initializing sigstore verifier: {error}")))?;
     let pods = match &settings.kubelet {
         None => None,
         Some(kubelet) => {
@@ -65,6 +69,7 @@ pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn Worklo
         namespaces: Namespaces::new(Cluster::Ambient, settings.api_cache),
         pods,
         settings,
+        verifier,
     }))
 }
 
@@ -74,6 +79,8 @@ struct Kubernetes {
     /// Nothing where the kubelet is not to be asked.
     pods: Option<Pods>,
     namespaces: Namespaces,
+    /// Nothing where signatures do not count.
+    verifier: Option<Verifier>,
 }
 
 fn failed(kind: ErrorKind, message: impl Into<String>) -> Error {
@@ -210,7 +217,8 @@ impl Kubernetes {
         };
         let mut found = None;
         for pod in candidates {
-            let values = match selectors::container(pod, &place.container_id) {
+            let container = selectors::container(pod, &place.container_id);
+            let values = match container {
                 Some(status) => {
                     let mut values = selectors::of_pod(pod);
                     if self.settings.container_selectors {
@@ -224,7 +232,7 @@ impl Kubernetes {
                 }
                 None => continue,
             };
-            if found.replace((pod, values)).is_some() {
+            if found.replace((pod, container, values)).is_some() {
                 tracing::warn!(
                     external = false,
                     plugin_name = NAME,
@@ -235,8 +243,18 @@ impl Kubernetes {
                 return Err(failed(ErrorKind::Internal, "two pods found with same container Id"));
             }
         }
-        let Some((pod, mut values)) = found else { return Ok(None) };
+        let Some((pod, container, mut values)) = found else { return Ok(None) };
         self.add_namespace(pod, &mut values).await?;
+        // As in the reference a pod whose container is not known yet has no image to look at.
+        if let (Some(verifier), Some(status)) = (&self.verifier, container) {
+            let verified = verifier.verify(&status.image_id).await.map_err(|error| {
+                let image = &status.image_id;
+                let message =
+                    format!("error verifying sigstore image signature for imageID {image}: {error}");
+                failed(ErrorKind::Internal, message)
+            });
+            values.extend(verified?);
+        }
         Ok(Some(values))
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) kubelet: Option<Kubelet>,
     /// What brokers may refer to; nothing where they may not at all.
     pub(crate) brokers: Option<Brokers>,
+    /// What counts as a good signature of an image, where images must have one.
+    pub(crate) sigstore: Option<spire_sigstore::Settings>,
 }
 
 /// How to ask the kubelet.
@@ -93,7 +95,7 @@ struct Raw {
     private_key_path: String,
     node_name_env: String,
     node_name: String,
-    sigstore: bool,
+    sigstore: Option<spire_sigstore::Settings>,
     /// Settings of the kubelet client that are set, in the reference's order.
     kubelet: Vec<&'static str>,
     broker: Option<Broker>,
@@ -148,6 +150,7 @@ impl Raw {
             api_cache: self.api_cache,
             kubelet,
             brokers: self.broker.map(Broker::resolve),
+            sigstore: self.sigstore,
         })
     }
 
@@ -208,7 +211,7 @@ fn decode(data: &mut Body<'_>) -> std::result::Result<Raw, DecodeError> {
     raw.disable_container_selectors = data.take_bool("disable_container_selectors")?.unwrap_or_default();
     raw.verbose_locator = data.take_bool("verbose_container_locator_logs")?.unwrap_or_default();
     raw.namespace_labels = data.take_bool("enable_namespace_labels")?.unwrap_or_default();
-    raw.sigstore = data.take_fragment("sigstore").0.is_some();
+    raw.sigstore = spire_sigstore::Settings::take(data)?;
     for (key, target) in [
         ("kubelet_ca_path", &mut raw.ca_path),
         ("token_path", &mut raw.token_path),
@@ -239,6 +242,8 @@ fn decode(data: &mut Body<'_>) -> std::result::Result<Raw, DecodeError> {
     if let Some(mut experimental) = experimental {
         let api_server = experimental.take_block("api_server")?;
         let broker = experimental.take_block("broker")?;
+        let former = spire_sigstore::Settings::take_former(&mut experimental)?;
+        raw.sigstore = raw.sigstore.or(former);
         raw.unknown.push(unknown(&experimental));
         if let Some(mut api_server) = api_server {
             let cache = api_server.take_block("cache")?;
@@ -298,9 +303,6 @@ fn check(raw: &Raw) -> std::result::Result<(), String> {
     }
     if raw.secure_port > 0 && raw.read_only_port > 0 {
         return Err("cannot use both the read-only and secure port".to_owned());
-    }
-    if raw.sigstore {
-        return Err("sigstore: verification of image signatures is not built yet".to_owned());
     }
     Ok(())
 }

@@ -14,12 +14,13 @@ use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{ErrorKind, PluginType, WorkloadAttestor as _};
 use spire_testkit::authority::Authority;
 use spire_testkit::kubernetes::{ApiServer, Cluster as Objects};
+use spire_testkit::sigstore::SignedImage;
 use spire_testkit::web::{Answer, Web, tls};
 use tokio::time::Instant;
 
 use super::namespaces::Namespaces;
 use super::pods::{Pods, Reloading, Source};
-use super::{Kubernetes, Locator, build, settings};
+use super::{Kubernetes, Locator, Verifier, build, settings};
 use crate::api::Cluster;
 
 fn configuration(data: &str) -> Configuration {
@@ -68,7 +69,14 @@ async fn settings_are_refused() {
             "kubelet_secure_port = 1\nkubelet_read_only_port = 2".to_owned(),
             "cannot use both the read-only and secure port",
         ),
-        ("sigstore {}".to_owned(), "sigstore: verification of image signatures is not built yet"),
+        (
+            "sigstore {}".to_owned(),
+            "error initializing sigstore verifier: failed to get fulcio root certificates: ",
+        ),
+        (
+            "experimental { sigstore { enforce_sct = true } }".to_owned(),
+            "unable to decode configuration: enforce_sct: not a key of sigstore any more",
+        ),
         ("kubelet_secure_port = 70000".to_owned(), "kubelet port 70000 is not a port"),
         (
             "kubelet_ca_path = \"/nonexistent\"".to_owned(),
@@ -205,6 +213,7 @@ pub(super) fn attestor(data: &str, kubelet: &Given) -> (Kubernetes, tempfile::Te
         namespaces: Namespaces::new(Cluster::Kubeconfig("/nonexistent".into()), false),
         pods: Some(Pods::new(kubelet.clone(), interval)),
         settings,
+        verifier: None,
     };
     (attestor, proc)
 }
@@ -452,4 +461,44 @@ async fn without_a_kubelet_processes_are_not_attested() {
     let attestor = build(configuration("disable_kubelet_client = true")).await.unwrap();
     let error = attestor.attest(1).await.unwrap_err();
     assert_eq!((error.kind, &*error.message), (ErrorKind::FailedPrecondition, "kubelet client is disabled"));
+}
+
+/// The image of the container counts, also where its selectors do not.
+#[tokio::test]
+async fn images_are_verified_where_that_is_wanted() {
+    let stand_in = SignedImage::new("https://issuer.example.org", "signer@example.org").unwrap();
+    let table = [
+        ("", stand_in.name.clone(), true, None),
+        ("disable_container_selectors = true", stand_in.name.clone(), true, None),
+        ("", format!("{}0", stand_in.name), false, Some("failed to parse image reference: could not parse")),
+        ("", stand_in.unsigned.clone(), false, Some("failed to verify signatures: no signatures found")),
+        // One that is not up yet has no image.
+        ("disable_container_selectors = true", String::new(), true, Some("")),
+    ];
+    for (data, image, is_attested, expected) in table {
+        let mut pod = workload_pod(POD, A);
+        pod["status"]["containerStatuses"][0]["imageID"] = json!(image);
+        let kubelet = Given::new([Ok(list(&[pod]))]);
+        let (mut attestor, proc) = attestor(data, &kubelet);
+        let block = "sigstore { ignore_attestations = true }";
+        let settings =
+            settings::read(&configuration(&format!("{block}\nkubelet_read_only_port = 1"))).unwrap();
+        let environment = stand_in.environment();
+        attestor.verifier =
+            Some(Verifier::with("k8s", settings.sigstore.unwrap(), Arc::new(environment), None).unwrap());
+        let id = if image.is_empty() { A.replace('0', "1") } else { A.to_owned() };
+        in_cgroup(&proc, &format!("/kubepods/pod{POD}/{id}"));
+        match attest(&attestor).await {
+            Ok(found) => {
+                let signed = found.contains(&"image-signature:verified".to_owned());
+                assert!(is_attested && signed == expected.is_none(), "{image} {found:?}");
+            }
+            Err((kind, message)) => {
+                let start = format!("error verifying sigstore image signature for imageID {image}: ");
+                let reason = message.strip_prefix(&start).unwrap_or_else(|| panic!("{message}"));
+                assert!(!is_attested && reason.starts_with(expected.unwrap()), "{message}");
+                assert_eq!(kind, ErrorKind::Internal);
+            }
+        }
+    }
 }
