@@ -48,7 +48,10 @@ impl Issuing {
     }
 
     fn token(&self, audience: &str) -> Result<String, Failed> {
-        let fetched = self.site.workload(&["api", "fetch", "jwt", "-audience", audience]).success()?;
+        let fetched = self
+            .site
+            .workload(&["api", "fetch", "jwt", "-timeout", "20s", "-audience", audience])
+            .success()?;
         Ok(fetched.stdout.lines().nth(1).unwrap_or_default().trim().to_owned())
     }
 }
@@ -161,7 +164,7 @@ fn fulcio() -> Outcome {
     command.args(["--metrics-port", &place::port()?.to_string()]).current_dir(folder);
     let _fulcio = Daemon::spawn("fulcio", command)?;
     wait::until("fulcio", SOON, || get_text(http, "/healthz").filter(|(status, _)| *status == 200))?;
-    issuing.site.workload(&["api", "fetch", "x509", "-write", text(folder)]).success()?;
+    issuing.site.workload(&["api", "fetch", "x509", "-timeout", "20s", "-write", text(folder)]).success()?;
     let key = folder.join("svid.0.key");
     let request =
         Run::new("openssl").args(&["req", "-new", "-subj", "/", "-key", text(&key)]).success()?.stdout;

@@ -237,7 +237,7 @@ fn certificates() -> Outcome {
     let mut failed = Provider::spawn(&programs::under_test().oidc(), folder.path(), &config)?;
     assert_eq!(failed.wait_exit(SOON)?.code(), Some(1));
     let reason = format!("failed to load certificate: open {}: no such file or directory", text(&key));
-    assert!(failed.lines().contains(&reason), "{}", failed.error("no reason"));
+    failed.wait_line(0, &reason, SOON, |line| line == reason)?;
     Ok(())
 }
 
@@ -288,9 +288,8 @@ fn bad_block() -> Outcome {
         let (site, _) = serving_site(block)?;
         let mut server: Daemon = site.spawn_server()?;
         assert_eq!(server.wait_exit(SOON)?.code(), Some(1));
-        let lines = server.lines();
-        assert!(lines.iter().any(|line| line == text), "{}", server.error("no reason"));
-        assert!(lines.iter().any(|line| line.contains("server.conf:") && line.contains(place)), "{lines:?}");
+        server.wait_line(0, text, SOON, |line| line == text)?;
+        server.wait_for(&["server.conf:", place], SOON)?;
     }
     let (site, port) = serving_site("")?;
     let _taken = std::net::TcpListener::bind(("127.0.0.1", port))?;
@@ -298,6 +297,6 @@ fn bad_block() -> Outcome {
     assert_eq!(server.wait_exit(SOON)?.code(), Some(1));
     let reason =
         format!("unable to serve OIDC discovery: listen tcp 127.0.0.1:{port}: bind: address already in use");
-    assert!(server.lines().iter().any(|line| line.contains(&reason)), "{}", server.error("no reason"));
+    server.wait_for(&[&reason], SOON)?;
     Ok(())
 }
