@@ -181,7 +181,7 @@ pub(super) fn same_agent(known: Option<&AgentRecord>, node: &Node) -> bool {
 }
 
 /// An agent that the store does not have any more.
-pub(super) fn remove_agent(view: &mut super::View, changes: &super::Changes, id: &SpiffeId) {
+pub(super) fn remove_agent(view: &mut View, changes: &super::Changes, id: &SpiffeId) {
     view.remove_agent(id);
     changes.end(id);
 }
