@@ -30,6 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dockerd", "docker.io"),
     ("podman", "podman"),
     ("runc", "runc"),
+    ("faketime", "faketime"),
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),
     ("tpm2", "tpm2-tools"),

@@ -22,6 +22,10 @@ pub struct Cluster {
     pub nodes: Vec<Value>,
     /// Namespaces.
     pub namespaces: Vec<Value>,
+    /// Deployments of `apps/v1`; `apps/v1beta1`, which the group has too, has nothing.
+    pub deployments: Vec<Value>,
+    /// Users who may `impersonate-via-spire`, each with the plural of what.
+    pub impersonators: Vec<(String, String)>,
 }
 
 /// The token that our own requests must bear.
@@ -47,6 +51,8 @@ impl Cluster {
             namespaces: vec![
                 json!({"kind": "Namespace", "metadata": {"name": "default", "labels": {"team": "t"}}}),
             ],
+            deployments: Vec::new(),
+            impersonators: Vec::new(),
         }
     }
 }
@@ -137,12 +143,21 @@ fn answer(cluster: &Cluster, request: &Request) -> Answer {
             None => status(404, &format!("{what} \"{name}\" not found")),
         }
     };
-    let parts: Vec<&str> = request.target.trim_start_matches('/').split('/').collect();
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match (request.method.as_str(), parts.as_slice()) {
         ("POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => review(cluster, request),
         ("GET", ["api", "v1", "namespaces", namespace, "pods", name]) => {
             found(&cluster.pods, Some(namespace), name, "pods")
         }
+        ("POST", ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"]) => access(cluster, request),
+        ("GET", ["apis", "apps", "v1", "namespaces", namespace, "deployments", name]) => {
+            found(&cluster.deployments, Some(namespace), name, "deployments.apps")
+        }
+        ("GET", ["api", "v1", "pods"]) => page(&cluster.pods, "PodList", query),
+        ("GET", ["api", "v1", "nodes"]) => page(&cluster.nodes, "NodeList", query),
+        ("GET", ["apis", "apps", "v1", "deployments"]) => page(&cluster.deployments, "DeploymentList", query),
+        ("GET", ["api" | "apis", ..]) if parts.len() < 4 => discovery(&parts),
         ("GET", ["api", "v1", "nodes", name]) => found(&cluster.nodes, None, name, "nodes"),
         ("GET", ["api", "v1", "namespaces", name]) => found(&cluster.namespaces, None, name, "namespaces"),
         _ => status(404, "the server could not find the requested resource"),
@@ -162,4 +177,68 @@ fn review(cluster: &Cluster, request: &Request) -> Answer {
     };
     let review = json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "status": status});
     Answer::Json(201, review.to_string())
+}
+
+/// Which kinds there are.
+fn discovery(parts: &[&str]) -> Answer {
+    let resource = |plural: &str, kind: &str, namespaced: bool| {
+        json!({"name": plural, "singularName": kind.to_lowercase(), "kind": kind, "namespaced": namespaced,
+               "verbs": ["get", "list"]})
+    };
+    let version = |version: &str| json!({"groupVersion": format!("apps/{version}"), "version": version});
+    let apps = json!({"kind": "APIGroup", "apiVersion": "v1", "name": "apps",
+        "versions": [version("v1beta1"), version("v1")], "preferredVersion": version("v1beta1")});
+    let version_1 = json!({"groupVersion": "authorization.k8s.io/v1", "version": "v1"});
+    let authorization = json!({"kind": "APIGroup", "apiVersion": "v1", "name": "authorization.k8s.io",
+        "versions": [version_1], "preferredVersion": version_1});
+    let list = |version: &str, resources: Vec<Value>| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources});
+    let found = match parts {
+        ["api"] => json!({"kind": "APIVersions", "versions": ["v1"]}),
+        ["api", "v1"] => list(
+            "v1",
+            vec![
+                resource("pods", "Pod", true),
+                resource("namespaces", "Namespace", false),
+                resource("nodes", "Node", false),
+            ],
+        ),
+        ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [apps, authorization]}),
+        ["apis", "authorization.k8s.io"] => authorization,
+        ["apis", "authorization.k8s.io", "v1"] => list(
+            "authorization.k8s.io/v1",
+            vec![resource("subjectaccessreviews", "SubjectAccessReview", false)],
+        ),
+        ["apis", "apps"] => apps,
+        ["apis", "apps", "v1"] => list("apps/v1", vec![resource("deployments", "Deployment", true)]),
+        ["apis", "apps", "v1beta1"] => list("apps/v1beta1", Vec::new()),
+        _ => return status(404, "the server could not find the requested resource"),
+    };
+    Answer::Json(200, found.to_string())
+}
+
+/// Knows who may speak for what. Go's clients send the review in Kubernetes' protobuf and take JSON back.
+fn access(cluster: &Cluster, request: &Request) -> Answer {
+    let is_sent = |text: &str| request.body.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    let allowed = is_sent("impersonate-via-spire")
+        && cluster.impersonators.iter().any(|(user, plural)| is_sent(user) && is_sent(plural));
+    let review = json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
+        "spec": {}, "status": {"allowed": allowed}});
+    Answer::Json(201, review.to_string())
+}
+
+/// One object a page to whoever asks for pages, however long those may be.
+fn page(objects: &[Value], kind: &str, query: &str) -> Answer {
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let at: usize =
+        value("continue").and_then(|at| at.strip_prefix("at%20")?.parse().ok()).unwrap_or_default();
+    let (items, next) = match value("limit") {
+        None => (objects, String::new()),
+        Some(_) => {
+            let end = objects.len().min(at + 1);
+            let next = if end < objects.len() { format!("at {end}") } else { String::new() };
+            (&objects[at.min(end)..end], next)
+        }
+    };
+    let list = json!({"kind": kind, "apiVersion": "v1", "metadata": {"continue": next}, "items": items});
+    Answer::Json(200, list.to_string())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use prost::{Message, Name};
@@ -10,7 +11,9 @@ use prost_types::Any;
 use spire_core::explain::{Lack, Near};
 use spire_core::model::Entry;
 use spire_core::spiffe::{Selector, Selectors, SpiffeId};
+use spire_net::ratelimit::PerKeyLimiter;
 use spire_net::uds::PeerInfo;
+use spire_ports::observe::{Label, names};
 use spire_wire::api::types;
 use spire_wire::explain as wire;
 use spire_wire::rpc::ErrorInfo;
@@ -21,11 +24,15 @@ use crate::runtime::{AttestorFailed, Core, WorkloadAttestation, WorkloadError};
 /// Octets of selectors in the details of a status: trailers are bounded, 8 KiB in many clients.
 const DETAILS_MAX: usize = 2048;
 
+/// Calls a second for each user: each attests a process, and compares its selectors with all entries.
+const CALLS_PER_SECOND: u32 = 10;
+
 /// Explains on either socket.
 #[derive(Clone)]
 pub(super) struct Explanations {
     core: Arc<Core>,
     attestation: Arc<WorkloadAttestation>,
+    limiter: Arc<PerKeyLimiter<u32>>,
 }
 
 /// What may be told.
@@ -38,7 +45,23 @@ enum Audience {
 
 impl Explanations {
     pub(super) fn new(core: Arc<Core>, attestation: Arc<WorkloadAttestation>) -> Self {
-        Self { core, attestation }
+        Self { core, attestation, limiter: Arc::new(PerKeyLimiter::per_second(CALLS_PER_SECOND)) }
+    }
+
+    /// Who calls, if its user may call now. That is said before anything is attested.
+    fn caller<T>(&self, request: &Request<T>, method: &'static str) -> Result<PeerInfo, Status> {
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("peer tracker watcher missing from context"))?;
+        let now = Instant::now();
+        if self.limiter.bucket(peer.uid(), now).allow(1, now) {
+            return Ok(peer);
+        }
+        self.core.metrics().incr_counter(
+            names::agent::WORKLOAD_API_RATE_LIMIT_EXCEEDED,
+            1.0,
+            &[Label::new(names::label::METHOD, method)],
+        );
+        Err(Status::unavailable(format!("rate limit exceeded for {method}")))
     }
 
     fn explain(
@@ -118,8 +141,7 @@ impl wire::caller_server::Caller for Explanations {
         if !(values.next().is_some_and(|value| value == "true") && values.next().is_none()) {
             return Err(Status::invalid_argument("security header missing from request"));
         }
-        let peer = request.extensions().get::<PeerInfo>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("peer tracker watcher missing from context"))?;
+        let peer = self.caller(&request, "/spire.explain.v1.Caller/Explain")?;
         let attested = self.attestation.attest_in_detail(&peer).await;
         let pid = i32::try_from(peer.pid()).unwrap_or(0);
         Ok(Response::new(self.explain(pid, attested, Audience::Process)))
@@ -132,6 +154,7 @@ impl wire::process_server::Process for Explanations {
         &self,
         request: Request<wire::ExplainProcessRequest>,
     ) -> Result<Response<wire::Explanation>, Status> {
+        self.caller(&request, "/spire.explain.v1.Process/Explain")?;
         let pid = request.into_inner().pid;
         if pid <= 0 {
             return Err(Status::invalid_argument("a process ID is greater than zero"));

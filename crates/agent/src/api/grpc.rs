@@ -4,10 +4,10 @@
 //! selectors, so they are framed once and every stream sends a reference to them: nothing is copied, and a
 //! stream that waits holds no buffer.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use prost::Message;
 use tonic::body::Body;
@@ -15,9 +15,6 @@ use tonic::{Code, Status};
 
 /// Flag octet and length before each message.
 const PREFIX: usize = 5;
-
-/// The longest request. A token to validate is at most 64 KiB; audiences are short.
-const REQUEST_MAX: usize = 256 * 1024;
 
 /// A message with its frame, to be sent by any number of streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,32 +45,6 @@ impl Framed {
         let filled = message.into_iter().filter(|part| !part.is_empty());
         Ok(std::iter::once(prefix.freeze()).chain(filled).map(Self).collect())
     }
-}
-
-/// Reads the only message of a request.
-pub(super) async fn read<M: Message + Default>(body: Body) -> Result<M, Status> {
-    let collected = Limited::new(body, REQUEST_MAX).collect().await;
-    let mut bytes = collected
-        .map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
-            Ok(_) => Status::resource_exhausted("grpc: received message larger than max"),
-            Err(error) => Status::cancelled(error.to_string()),
-        })?
-        .to_bytes();
-    if bytes.is_empty() {
-        return Err(Status::internal("EOF"));
-    }
-    if bytes.len() < PREFIX {
-        return Err(Status::internal("unexpected EOF"));
-    }
-    let compressed = bytes.get_u8() != 0;
-    let len = bytes.get_u32() as usize;
-    if compressed {
-        return Err(Status::unimplemented("grpc: Decompressor is not installed for grpc-encoding"));
-    }
-    if bytes.len() != len {
-        return Err(Status::internal("unexpected EOF"));
-    }
-    M::decode(bytes).map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
 }
 
 /// Whether the request is a gRPC call at all.
@@ -126,25 +97,6 @@ mod tests {
     use spire_wire::workload::JwtsvidRequest;
 
     use super::*;
-
-    async fn check(bytes: &'static [u8], expected: Result<usize, Code>) {
-        let read = read::<JwtsvidRequest>(Body::new(Full::new(Bytes::from_static(bytes)))).await;
-        assert_eq!(read.map(|r| r.audience.len()).map_err(|s| s.code()), expected, "{bytes:?}");
-    }
-
-    #[tokio::test]
-    async fn a_request_is_one_whole_message() {
-        check(b"\0\0\0\0\x03\x0a\x01a", Ok(1)).await;
-        check(b"\0\0\0\0\0", Ok(0)).await;
-        check(b"", Err(Code::Internal)).await;
-        check(b"\0\0\0\0", Err(Code::Internal)).await;
-        check(b"\0\0\0\0\x04\x0a\x01a", Err(Code::Internal)).await;
-        check(b"\0\xff\xff\xff\xff\x0a\x01a", Err(Code::Internal)).await;
-        check(b"\x01\0\0\0\0", Err(Code::Unimplemented)).await;
-        check(b"\0\0\0\0\x02\xff\xff", Err(Code::Internal)).await;
-        let long = Body::new(Full::new(Bytes::from(vec![0; REQUEST_MAX + 1])));
-        assert_eq!(read::<JwtsvidRequest>(long).await.unwrap_err().code(), Code::ResourceExhausted);
-    }
 
     #[test]
     fn a_frame_has_flag_and_length() {

@@ -25,12 +25,18 @@ use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
+use self::observed::Observed;
+use self::requests::Unfinished;
 use crate::runtime::{AgentError, Core, Event, WorkloadAttestation};
 
 pub use admin::AdminSocket;
 pub use broker::BrokerSockets;
 pub use health::AgentHealth;
 use workload::seconds_left;
+
+/// The longest request of the small services of the workloads' socket, names of services and symbols. The generated services
+/// make room for as much as a request says it has.
+const SHORT_MAX: usize = 16 << 10;
 
 /// The APIs' name in the log, as tools that wait for the agent know it.
 fn api_names(disable_workload_api: bool, disable_sds_api: bool) -> &'static str {
@@ -90,26 +96,31 @@ impl WorkloadSocket {
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
         ];
-        let mut router = spire_net::grpc::unix_server().add_service(HealthServer::new(health));
+        let health = HealthServer::new(health).max_decoding_message_size(SHORT_MAX);
+        let mut router = spire_net::grpc::unix_server().add_service(health);
         let explanations = explain::Explanations::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
         services.push("spire.explain.v1.Caller");
-        router = router.add_service(CallerServer::new(explanations));
+        let explanations = CallerServer::new(explanations).max_decoding_message_size(SHORT_MAX);
+        router = router.add_service(Observed::new(explanations, self.core.metrics(), None));
+        let unfinished = Arc::<Unfinished>::default();
         let limits = Arc::new(limits::CallLimits::new(Arc::clone(&self.core)));
         if !options.disable_workload_api {
             services.push(workload::WorkloadApi::NAME);
             let (core, attestation) = (Arc::clone(&self.core), Arc::clone(&self.attestation));
-            router = router.add_service(workload::WorkloadApi::new(core, attestation, Arc::clone(&limits)));
+            let (limits, unfinished) = (Arc::clone(&limits), Arc::clone(&unfinished));
+            router = router.add_service(workload::WorkloadApi::new(core, attestation, limits, unfinished));
         }
         if !options.disable_sds_api {
             services.push(sds::SdsApi::NAME);
-            router = router.add_service(sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits));
+            let sds = sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits, unfinished);
+            router = router.add_service(sds);
         }
         let reflection = Arc::new(reflection::Reflection::new(descriptors, services));
+        let latest = v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(&reflection));
+        let alpha = v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection);
         let router = router
-            .add_service(v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(
-                &reflection,
-            )))
-            .add_service(v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection));
+            .add_service(latest.max_decoding_message_size(SHORT_MAX))
+            .add_service(alpha.max_decoding_message_size(SHORT_MAX));
         let core = self.core;
         let stop = async move {
             shutdown.cancelled().await;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
@@ -14,9 +15,16 @@ use tonic::body::Body;
 /// Flag octet and length before each message.
 const PREFIX: usize = 5;
 
-/// The longest request. Envoy names all its extensions in the first one of a stream, about 100 KiB, and its operator's
-/// metadata.
-const REQUEST_MAX: usize = 1 << 20;
+/// The longest request of a stream. Envoy names all its extensions in the first one of a stream, about 100 KiB, and its
+/// operator's metadata.
+pub(super) const STREAMED_MAX: usize = 1 << 20;
+
+/// The longest only request of a call. A token to validate is at most 64 KiB; audiences are short.
+const ONLY_MAX: usize = 256 << 10;
+
+/// For how long the only request of a call may come. Clients send it with the call itself; who takes longer holds a call open
+/// and says nothing.
+const ONLY_WITHIN: Duration = Duration::from_secs(30);
 
 /// An unfinished request of this size, a frame, counts against nobody.
 const UNCOUNTED: usize = 16 << 10;
@@ -32,6 +40,7 @@ pub(super) struct Unfinished(Mutex<HashMap<u32, usize>>);
 pub(super) struct Requests<M> {
     body: Body,
     buffer: BytesMut,
+    longest: usize,
     counted: Counted,
     of: PhantomData<fn() -> M>,
 }
@@ -68,10 +77,22 @@ impl Drop for Counted {
 }
 
 impl<M: Message + Default> Requests<M> {
-    /// Those that this process sends.
-    pub(super) fn new(body: Body, pid: u32, all: Arc<Unfinished>) -> Self {
+    /// Those that this process sends, each of `longest` octets at most.
+    pub(super) fn new(body: Body, longest: usize, pid: u32, all: Arc<Unfinished>) -> Self {
         let counted = Counted { all, pid, octets: 0 };
-        Self { body, buffer: BytesMut::new(), counted, of: PhantomData }
+        Self { body, buffer: BytesMut::new(), longest, counted, of: PhantomData }
+    }
+
+    /// The only one, of a call that has one.
+    ///
+    /// # Errors
+    /// As [`Self::next`]; and where there is none or more than one, or it does not come in time.
+    async fn only(mut self) -> Result<M, Status> {
+        let message = self.next().await?.ok_or_else(|| Status::internal("EOF"))?;
+        match self.next().await? {
+            None => Ok(message),
+            Some(_) => Err(Status::internal("more than one request")),
+        }
     }
 
     /// The next one; none when the client sends no more. May be dropped at any await and called again.
@@ -108,8 +129,8 @@ impl<M: Message + Default> Requests<M> {
         if compressed {
             return Err(Status::unimplemented("grpc: Decompressor is not installed for grpc-encoding"));
         }
-        if len > REQUEST_MAX {
-            let text = format!("grpc: received message larger than max ({len} vs. {REQUEST_MAX})");
+        if len > self.longest {
+            let text = format!("grpc: received message larger than max ({len} vs. {})", self.longest);
             return Err(Status::resource_exhausted(text));
         }
         if rest.len() < len {
@@ -128,6 +149,22 @@ impl<M: Message + Default> Requests<M> {
     }
 }
 
+/// Reads the only request of a call.
+///
+/// # Errors
+/// As [`Requests::only`].
+pub(super) async fn read<M: Message + Default>(
+    body: Body,
+    pid: u32,
+    all: &Arc<Unfinished>,
+) -> Result<M, Status> {
+    let requests = Requests::new(body, ONLY_MAX, pid, Arc::clone(all));
+    match tokio::time::timeout(ONLY_WITHIN, requests.only()).await {
+        Ok(read) => read,
+        Err(_) => Err(Status::deadline_exceeded("the request did not come in time")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -142,7 +179,7 @@ mod tests {
     fn requests(parts: &[&[u8]], all: &Arc<Unfinished>) -> Requests<JwtsvidRequest> {
         let frames: Vec<_> =
             parts.iter().map(|part| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(part)))).collect();
-        Requests::new(Body::new(StreamBody::new(stream::iter(frames))), 7, Arc::clone(all))
+        Requests::new(Body::new(StreamBody::new(stream::iter(frames))), STREAMED_MAX, 7, Arc::clone(all))
     }
 
     #[tokio::test]
@@ -160,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_message_is_refused() {
-        let long = u32::try_from(REQUEST_MAX + 1).unwrap().to_be_bytes();
+        let long = u32::try_from(STREAMED_MAX + 1).unwrap().to_be_bytes();
         let long = [&[0][..], &long].concat();
         for (wire, code) in [
             (&b"\0\0\0\0"[..], Code::Internal),
@@ -174,9 +211,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_has_one_whole_request() {
+        let check = async |parts: &[&'static [u8]], expected: Result<usize, Code>| {
+            let frames: Vec<_> =
+                parts.iter().map(|part| Ok::<_, Status>(Frame::data(Bytes::from_static(part)))).collect();
+            let body = Body::new(StreamBody::new(stream::iter(frames)));
+            let all = Arc::default();
+            let read = read::<JwtsvidRequest>(body, 7, &all).await;
+            assert_eq!(read.map(|r| r.audience.len()).map_err(|s| s.code()), expected, "{parts:?}");
+            assert!(all.0.lock().is_empty());
+        };
+        check(&[b"\0\0\0\0\x03\x0a\x01a"], Ok(1)).await;
+        check(&[b"\0\0\0\0\x03", b"\x0a\x01a"], Ok(1)).await;
+        check(&[b"\0\0\0\0\0"], Ok(0)).await;
+        check(&[], Err(Code::Internal)).await;
+        check(&[b"\0\0\0\0"], Err(Code::Internal)).await;
+        check(&[b"\0\0\0\0\x04\x0a\x01a"], Err(Code::Internal)).await;
+        check(&[b"\0\0\0\0\0\0\0\0\0\0"], Err(Code::Internal)).await;
+        check(&[b"\0\0\x04\0\0", &[0; ONLY_MAX]], Err(Code::Internal)).await;
+        check(&[b"\0\0\x04\0\x01"], Err(Code::ResourceExhausted)).await;
+        check(&[b"\x01\0\0\0\0"], Err(Code::Unimplemented)).await;
+        check(&[b"\0\0\0\0\x02\xff\xff"], Err(Code::Internal)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_says_nothing_ends() {
+        let silent = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Status>>());
+        let all = Arc::default();
+        let ended = read::<JwtsvidRequest>(Body::new(silent), 7, &all).await.unwrap_err();
+        assert_eq!(ended.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
     async fn a_caller_cannot_leave_more_than_its_share_unfinished() {
         let all = Arc::<Unfinished>::default();
-        let unfinished = [&[0, 0, 0x10, 0, 0][..], &vec![0; REQUEST_MAX - 1]].concat();
+        let unfinished = [&[0, 0, 0x10, 0, 0][..], &vec![0; STREAMED_MAX - 1]].concat();
         let mut held = Vec::new();
         let refused = loop {
             // The body ends early, which is the only other way that this fails.

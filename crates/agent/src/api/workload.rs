@@ -29,6 +29,7 @@ use super::explain;
 use super::grpc;
 use super::limits::CallLimits;
 use super::measured::OpenCalls;
+use super::requests::{self, Unfinished};
 use crate::runtime::{Core, Served, Subscription, WorkloadAttestation, selector_text};
 
 /// The service, one for all connections.
@@ -40,6 +41,7 @@ struct Shared {
     attestation: Arc<WorkloadAttestation>,
     limits: Arc<CallLimits>,
     calls: OpenCalls,
+    unfinished: Arc<Unfinished>,
 }
 
 /// A call in progress: who calls what.
@@ -56,11 +58,12 @@ impl WorkloadApi {
         core: Arc<Core>,
         attestation: Arc<WorkloadAttestation>,
         limits: Arc<CallLimits>,
+        unfinished: Arc<Unfinished>,
     ) -> Self {
         let (counter, gauge) =
             (names::agent::WORKLOAD_API_CONNECTION, names::agent::WORKLOAD_API_CONNECTIONS);
         let calls = OpenCalls::new(Arc::clone(core.metrics()), counter, gauge);
-        Self(Arc::new(Shared { core, attestation, limits, calls }))
+        Self(Arc::new(Shared { core, attestation, limits, calls, unfinished }))
     }
 }
 
@@ -140,16 +143,21 @@ impl Shared {
         body: Body,
     ) -> Result<(Subscription, Arc<Served>), Status> {
         match caller.rpc {
-            Rpc::FetchX509Svid => drop(grpc::read::<X509svidRequest>(body).await?),
-            Rpc::FetchX509Bundles => drop(grpc::read::<X509BundlesRequest>(body).await?),
-            Rpc::FetchWitBundles => drop(grpc::read::<WitBundlesRequest>(body).await?),
-            _ => drop(grpc::read::<JwtBundlesRequest>(body).await?),
+            Rpc::FetchX509Svid => drop(self.read::<X509svidRequest>(caller, body).await?),
+            Rpc::FetchX509Bundles => drop(self.read::<X509BundlesRequest>(caller, body).await?),
+            Rpc::FetchWitBundles => drop(self.read::<WitBundlesRequest>(caller, body).await?),
+            _ => drop(self.read::<JwtBundlesRequest>(caller, body).await?),
         }
         let selectors = self.attest(caller, peer).await?;
         let mut subscription = self.core.identities().subscribe(&selectors);
         let first = subscription.first().await.ok_or_else(stopping)?;
         self.check_identity(caller, &selectors, &first)?;
         Ok((subscription, first))
+    }
+
+    /// The only request of a call.
+    async fn read<M: prost::Message + Default>(&self, caller: Caller, body: Body) -> Result<M, Status> {
+        requests::read(body, caller.pid, &self.unfinished).await
     }
 
     /// The selectors of the caller, who may call now.

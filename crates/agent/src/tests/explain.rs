@@ -42,3 +42,61 @@ async fn a_refusal_says_what_the_workload_may_know() {
     assert!(explanation.sync.unwrap().last_success > 0);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_user_cannot_have_everything_explained_all_the_time() {
+    let server = FakeServer::start().await;
+    let attestor = Arc::new(FixedAttestor::new(&["uid:1"]));
+    let mut deps = deps(&[]);
+    deps.workload_attestors = vec![attestor];
+    let metrics = Arc::new(Counted::default());
+    deps.metrics = metrics.clone();
+    let running = Running::start(&server, deps, |_| {}).await;
+    let socket = running.folder.path().join("public/api.sock");
+    let channel = spire_net::grpc::unix_channel(spire_net::tls::UnixConnector::new(socket));
+    let client = CallerClient::new(channel);
+    let calls = (0..200).map(|_| {
+        let mut client = client.clone();
+        async move {
+            let mut request = tonic::Request::new(ExplainCallerRequest {});
+            request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+            client
+                .explain(request)
+                .await
+                .map(drop)
+                .map_err(|status| (status.code(), status.message().to_owned()))
+        }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let method = "/spire.explain.v1.Caller/Explain";
+    let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
+    let expected = (Code::Unavailable, format!("rate limit exceeded for {method}"));
+    assert!(refused.iter().all(|status| **status == expected), "{refused:?}");
+    assert!((1..=190).contains(&refused.len()), "{}", refused.len());
+    let count = |name: &str, label: &str| metrics.count(name, label);
+    assert_eq!(count("workload_api.rate_limit_exceeded", method), refused.len());
+    assert_eq!(count("rpc.explain.v1.caller.explain", "Unavailable"), refused.len());
+    assert_eq!(count("rpc.explain.v1.caller.explain", "OK"), 200 - refused.len());
+    running.stop().await;
+}
+
+/// Counters by name and value of their only label.
+#[derive(Default)]
+struct Counted(parking_lot::Mutex<std::collections::HashMap<(String, String), usize>>);
+
+impl Counted {
+    fn count(&self, name: &str, label: &str) -> usize {
+        self.0.lock().get(&(name.to_owned(), label.to_owned())).copied().unwrap_or_default()
+    }
+}
+
+impl spire_ports::observe::Metrics for Counted {
+    fn incr_counter(&self, key: &[&str], _: f32, labels: &[spire_ports::observe::Label<'_>]) {
+        let [label] = labels else { return };
+        *self.0.lock().entry((key.join("."), label.value.to_owned())).or_default() += 1;
+    }
+
+    fn set_gauge(&self, _: &[&str], _: f64, _: &[spire_ports::observe::Label<'_>]) {}
+
+    fn add_sample(&self, _: &[&str], _: f32, _: &[spire_ports::observe::Label<'_>]) {}
+}

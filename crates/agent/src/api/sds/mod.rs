@@ -4,6 +4,8 @@
 //! configured everywhere sends none (docs/sds.md).
 
 mod conversation;
+#[cfg(test)]
+mod fuzz;
 mod request;
 mod secrets;
 mod stream;
@@ -31,7 +33,7 @@ use super::explain;
 use super::grpc::{self, Framed};
 use super::limits::CallLimits;
 use super::measured::OpenCalls;
-use super::requests::{Requests, Unfinished};
+use super::requests::{Requests, STREAMED_MAX, Unfinished};
 use crate::runtime::{Core, Served, WorkloadAttestation, code_name};
 
 /// The service, one for all connections.
@@ -96,10 +98,11 @@ impl SdsApi {
         core: Arc<Core>,
         attestation: Arc<WorkloadAttestation>,
         limits: Arc<CallLimits>,
+        unfinished: Arc<Unfinished>,
     ) -> Self {
         let (counter, gauge) = (names::agent::SDS_API_CONNECTION, names::agent::SDS_API_CONNECTIONS);
         let calls = OpenCalls::new(Arc::clone(core.metrics()), counter, gauge);
-        Self(Arc::new(Shared { core, attestation, limits, calls, unfinished: Arc::default() }))
+        Self(Arc::new(Shared { core, attestation, limits, calls, unfinished }))
     }
 }
 
@@ -138,7 +141,8 @@ impl Shared {
         };
         let caller = Caller { rpc, pid: peer.pid(), is_agent: self.attestation.is_agent(peer.pid()) };
         let measured = self.calls.start(rpc.full_method(), caller.is_agent);
-        let requests = Requests::new(request.into_body(), caller.pid, Arc::clone(&self.unfinished));
+        let requests =
+            Requests::new(request.into_body(), STREAMED_MAX, caller.pid, Arc::clone(&self.unfinished));
         let failed = match rpc {
             Rpc::Stream => match self.open(caller, &peer).await {
                 Ok((subscription, served)) => {

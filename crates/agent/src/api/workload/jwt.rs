@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::super::encode::visible;
-use super::super::grpc::{self, Framed};
+use super::super::grpc::Framed;
 use super::calls::seconds_left;
 use super::{Caller, FetchRequest, Shared, ValidateRequest, stopping};
 use crate::runtime::Event;
@@ -36,7 +36,7 @@ impl Shared {
         peer: &PeerInfo,
         body: Body,
     ) -> Result<Framed, Status> {
-        let request: FetchRequest = grpc::read(body).await?;
+        let request: FetchRequest = self.read(caller, body).await?;
         if request.audience.is_empty() {
             caller.error(None, "Missing required audience parameter");
             return Err(Status::invalid_argument("audience must be specified"));
@@ -98,7 +98,7 @@ impl Shared {
         peer: &PeerInfo,
         body: Body,
     ) -> Result<Framed, Status> {
-        let request: ValidateRequest = grpc::read(body).await?;
+        let request: ValidateRequest = self.read(caller, body).await?;
         for (value, name) in [(&request.audience, "audience"), (&request.svid, "svid")] {
             if value.is_empty() {
                 caller.error(None, &format!("Missing required {name} parameter"));

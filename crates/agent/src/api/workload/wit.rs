@@ -13,7 +13,7 @@ use spire_wire::workload::{Witsvid, WitsvidRequest, WitsvidResponse};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::super::grpc::{self, Framed};
+use super::super::grpc::Framed;
 use super::super::measured::Measured;
 use super::calls::seconds_left;
 use super::{Caller, Shared, stopping};
@@ -45,7 +45,7 @@ impl Shared {
         peer: &PeerInfo,
         body: Body,
     ) -> Result<Opened, Status> {
-        let request: WitsvidRequest = grpc::read(body).await?;
+        let request: WitsvidRequest = self.read(caller, body).await?;
         let wanted = match request.spiffe_id.as_str() {
             "" => None,
             id => Some(SpiffeId::parse(id).map_err(|error| {

@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use spire_compat::errno::path_error;
 use spire_compat::quote::quote;
 use spire_core::pki::{Certificate, pem};
 use spire_net::tls::{Identity, ServerTrust};
 use zeroize::Zeroizing;
 
+use super::exec::{self, Exec};
 use super::yaml;
 
 /// What Kubernetes puts into each pod.
@@ -32,6 +35,20 @@ pub(super) struct Access {
     pub(super) identity: Option<Arc<Identity>>,
     /// The value of `Authorization`.
     pub(super) authorization: Option<Zeroizing<String>>,
+    /// A program to ask for credentials, where there are none yet.
+    pub(super) exec: Option<Exec>,
+}
+
+impl Access {
+    /// With the credentials of the program, where one is to be asked.
+    pub(super) async fn with_credentials(mut self) -> Result<Self, String> {
+        if let Some(exec) = self.exec.take() {
+            let credential = exec.credential().await?;
+            self.authorization = credential.authorization;
+            self.identity = credential.identity.or(self.identity);
+        }
+        Ok(self)
+    }
 }
 
 /// The service of the API server that pods are told of, and where their credentials are.
@@ -84,6 +101,7 @@ impl InCluster {
             trust,
             identity: None,
             authorization: bearer(&token),
+            exec: None,
         })
     }
 }
@@ -98,7 +116,9 @@ pub(super) fn kubeconfig(path: &Path) -> Result<Access, String> {
         |error: String| format!("error loading config file {}: {error}", quote(&path.display().to_string()));
     let file: File = match yaml::parse(&text).map_err(failed)? {
         serde_json::Value::Null => File::default(),
-        value => serde_json::from_value(value).map_err(|error| failed(error.to_string()))?,
+        // Which value it is stands in no error: it may be a secret, and the error goes to agents.
+        value => serde_json::from_value(value)
+            .map_err(|_| failed("a value that is of another kind than it should be".to_owned()))?,
     };
     file.access(path.parent().unwrap_or(Path::new("")))
 }
@@ -173,13 +193,13 @@ struct User {
     token_file: Option<PathBuf>,
     username: Option<String>,
     password: Option<String>,
-    exec: Option<serde_json::Value>,
+    exec: Option<exec::Settings>,
     auth_provider: Option<serde_json::Value>,
     #[serde(rename = "as")]
     impersonated: Option<serde_json::Value>,
 }
 
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
@@ -214,10 +234,25 @@ impl File {
         if !server.starts_with("https://") && !server.starts_with("http://") {
             return Err(format!("invalid configuration: server {} is no URL", quote(&server)));
         }
-        let trust = cluster.trust(folder)?;
+        let (trust, authority) = cluster.trust(folder)?;
         let identity = user.identity(folder)?;
         let authorization = user.authorization(folder)?;
-        Ok(Access { server, trust, identity, authorization })
+        let exec = match user.exec {
+            // What the kubeconfig gives itself comes first, as in client-go.
+            Some(settings) if authorization.is_none() => {
+                let mut told = json!({"server": server, "config": null});
+                if let Some(authority) = authority {
+                    let encoded = base64::engine::general_purpose::STANDARD.encode(&authority);
+                    told["certificate-authority-data"] = encoded.into();
+                }
+                if cluster.insecure_skip_tls_verify {
+                    told["insecure-skip-tls-verify"] = true.into();
+                }
+                Some(settings.resolve(&context.user, folder, &told)?)
+            }
+            _ => None,
+        };
+        Ok(Access { server, trust, identity, authorization, exec })
     }
 }
 
@@ -226,7 +261,8 @@ fn unsupported(setting: &str) -> String {
 }
 
 impl Cluster {
-    fn trust(&self, folder: &Path) -> Result<ServerTrust, String> {
+    /// Whom to trust, and the text of the authorities, where they are given.
+    fn trust(&self, folder: &Path) -> Result<(ServerTrust, Option<Bytes>), String> {
         if self.tls_server_name.is_some() {
             return Err(unsupported("tls-server-name"));
         }
@@ -240,12 +276,12 @@ impl Cluster {
             (true, Some(_)) => {
                 Err("specifying a root certificates file with the insecure flag is not allowed".to_owned())
             }
-            (true, None) => Ok(ServerTrust::Anybody),
-            (false, None) => Ok(ServerTrust::System),
+            (true, None) => Ok((ServerTrust::Anybody, None)),
+            (false, None) => Ok((ServerTrust::System, None)),
             (false, Some(text)) => {
                 let authorities = authorities(&text)
                     .map_err(|error| format!("unable to load root certificates: {error}"))?;
-                Ok(ServerTrust::Authorities(authorities))
+                Ok((ServerTrust::Authorities(authorities), Some(Bytes::copy_from_slice(&text))))
             }
         }
     }
@@ -253,11 +289,9 @@ impl Cluster {
 
 impl User {
     fn identity(&self, folder: &Path) -> Result<Option<Arc<Identity>>, String> {
-        for (is_there, name) in [
-            (self.exec.is_some(), "exec"),
-            (self.auth_provider.is_some(), "auth-provider"),
-            (self.impersonated.is_some(), "as"),
-        ] {
+        for (is_there, name) in
+            [(self.auth_provider.is_some(), "auth-provider"), (self.impersonated.is_some(), "as")]
+        {
             if is_there {
                 return Err(unsupported(name));
             }
@@ -290,7 +324,7 @@ impl User {
     }
 }
 
-fn bearer(token: &str) -> Option<Zeroizing<String>> {
+pub(super) fn bearer(token: &str) -> Option<Zeroizing<String>> {
     let token = token.trim();
     (!token.is_empty()).then(|| Zeroizing::new(format!("Bearer {token}")))
 }

@@ -4,6 +4,8 @@
 //! whoever administers the cluster.
 
 mod access;
+pub(crate) mod discovery;
+mod exec;
 pub(crate) mod objects;
 #[cfg(test)]
 mod tests;
@@ -73,6 +75,7 @@ impl Cluster {
         let cluster = self.clone();
         let access = tokio::task::spawn_blocking(move || cluster.access()).await;
         let access = access.unwrap_or_else(|error| Err(error.to_string())).map_err(ApiError::Access)?;
+        let access = access.with_credentials().await.map_err(ApiError::Access)?;
         ApiServer::new(access).map_err(ApiError::Access)
     }
 
@@ -184,7 +187,16 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`] says why there is none.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        self.ask(Method::GET, "Get", path, Bytes::new()).await
+        self.ask(Method::GET, "Get", path, "application/json", Bytes::new()).await
+    }
+
+    /// As [`Self::get`], where the server may leave out everything but metadata.
+    async fn metadata<T: DeserializeOwned>(&self, path: &str, list: bool) -> Result<T, ApiError> {
+        let accept = match list {
+            true => "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+            false => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+        };
+        self.ask(Method::GET, "Get", path, accept, Bytes::new()).await
     }
 
     /// Creates an object in the collection of that path; what the API server made of it.
@@ -197,7 +209,7 @@ impl ApiServer {
         object: &impl Serialize,
     ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(object).map_err(ApiError::Answer)?;
-        self.ask(Method::POST, "Post", path, body.into()).await
+        self.ask(Method::POST, "Post", path, "application/json", body.into()).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -205,15 +217,16 @@ impl ApiServer {
         method: Method,
         shown: &'static str,
         path: &str,
+        accept: &'static str,
         body: Bytes,
     ) -> Result<T, ApiError> {
         let url = format!("{}{path}", self.server);
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = url.parse().map_err(|_| ApiError::Name(path.to_owned()))?;
-        let json = header::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::ACCEPT, json.clone());
+        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static(accept));
         if !request.body().is_empty() {
+            let json = header::HeaderValue::from_static("application/json");
             request.headers_mut().insert(header::CONTENT_TYPE, json);
         }
         if let Some(authorization) = &self.authorization {

@@ -34,12 +34,18 @@ pub(crate) struct Metadata {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Owner {
+    /// Group and version, or the version alone of those of the core.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) api_version: String,
     #[serde(deserialize_with = "nullable")]
     pub(crate) kind: String,
     #[serde(deserialize_with = "nullable")]
     pub(crate) name: String,
     #[serde(deserialize_with = "nullable")]
     pub(crate) uid: String,
+    /// Whether it is the one that manages the object.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) controller: bool,
 }
 
 /// An object of which only `metadata` counts: a node, a namespace.
@@ -103,6 +109,88 @@ pub(crate) struct ContainerStatus {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct PodList {
     pub(crate) items: Option<Vec<Pod>>,
+}
+
+/// A part of a long list of objects of which only `metadata` counts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Page {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) metadata: PageMetadata,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) items: Vec<Object>,
+}
+
+/// Where a list goes on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PageMetadata {
+    /// Empty at the end.
+    #[serde(rename = "continue", deserialize_with = "nullable")]
+    pub(crate) next: String,
+}
+
+/// The versions of the core (`meta/v1 APIVersions`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CoreVersions {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) versions: Vec<String>,
+}
+
+/// The versions of a group (`meta/v1 APIGroup`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Group {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) versions: Vec<GroupVersion>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) preferred_version: GroupVersion,
+}
+
+/// A version of a group.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct GroupVersion {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) version: String,
+}
+
+/// What a version of a group has (`meta/v1 APIResourceList`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) resources: Vec<Resource>,
+}
+
+/// A kind of objects.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resource {
+    /// The plural, as in paths.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) kind: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) namespaced: bool,
+}
+
+/// The answer to a `SubjectAccessReview` (`authorization.k8s.io/v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReviewedAccess {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) status: AccessStatus,
+}
+
+/// Whether somebody may do something.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AccessStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) allowed: bool,
 }
 
 /// A question whether a token is good (`authentication.k8s.io/v1`).

@@ -242,7 +242,11 @@ async fn an_api_server_that_cannot_be_asked_is_an_error() {
         (good.replace("localhost", "[::1]"), "connect: connection refused".to_owned()),
         (good.replace("user: server", "user: nobody"), "user \"nobody\" does not exist".to_owned()),
         (good.replace("current-context: here", ""), "context \"\" does not exist".to_owned()),
-        (good.replace("token:", "exec:"), "\"exec\" of a kubeconfig is not supported".to_owned()),
+        (good.replace("token:", "exec:"), "a value that is of another kind than it should be".to_owned()),
+        (
+            good.replace("token:", "auth-provider:"),
+            "\"auth-provider\" of a kubeconfig is not supported".to_owned(),
+        ),
         (good.replace("kubeconfig.ca.pem", "none.pem"), "none.pem: no such file or directory".to_owned()),
         (String::new(), "no configuration has been provided".to_owned()),
     ];

@@ -67,6 +67,7 @@ pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn Worklo
     Ok(Arc::new(Kubernetes {
         locator: Locator::new(NAME, true, settings.verbose_locator),
         namespaces: Namespaces::new(Cluster::Ambient, settings.api_cache),
+        cluster: Cluster::Ambient,
         pods,
         settings,
         verifier,
@@ -81,6 +82,35 @@ struct Kubernetes {
     namespaces: Namespaces,
     /// Nothing where signatures do not count.
     verifier: Option<Verifier>,
+    /// Whom brokers' references and rights are asked of.
+    cluster: Cluster,
+}
+
+/// What was found, and what is said of it.
+struct Found {
+    object: Named,
+    values: BTreeSet<String>,
+}
+
+/// An object of Kubernetes by its name.
+struct Named {
+    plural: String,
+    /// `core` for that without a name.
+    group: String,
+    namespace: String,
+    name: String,
+}
+
+impl Named {
+    fn pod(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        Self {
+            plural: "pods".to_owned(),
+            group: "core".to_owned(),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        }
+    }
 }
 
 fn failed(kind: ErrorKind, message: impl Into<String>) -> Error {
@@ -94,34 +124,34 @@ impl WorkloadAttestor for Kubernetes {
     }
 
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>> {
-        self.of_process(pid).await
+        as_selectors(self.of_process(pid).await?)
     }
 
     async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
-        self.refer(reference).await
+        as_selectors(self.refer(reference).await?)
     }
 }
 
-fn as_selectors(values: BTreeSet<String>) -> Result<Vec<Selector>> {
+fn as_selectors(found: Option<Found>) -> Result<Vec<Selector>> {
     let selector =
         |value| Selector::new(NAME, value).map_err(|error| failed(ErrorKind::Internal, error.to_string()));
-    values.into_iter().map(selector).collect()
+    found.map(|found| found.values).unwrap_or_default().into_iter().map(selector).collect()
 }
 
 impl Kubernetes {
-    /// The selectors of the pod and container that a process is in.
-    async fn of_process(&self, pid: i32) -> Result<Vec<Selector>> {
+    /// The pod that a process is in, with what is said of its container; nothing for one that is in none.
+    async fn of_process(&self, pid: i32) -> Result<Option<Found>> {
         let Some(pods) = &self.pods else {
             return Err(failed(ErrorKind::FailedPrecondition, "kubelet client is disabled"));
         };
-        let Some(place) = self.place(pid).await? else { return Ok(Vec::new()) };
+        let Some(place) = self.place(pid).await? else { return Ok(None) };
         let mut last = None;
         let search = tokio::time::timeout(SEARCH_MAX, self.search(pods, &place, &mut last)).await;
-        let values = search.unwrap_or_else(|_| {
+        let found = search.unwrap_or_else(|_| {
             let message = last.unwrap_or_else(|| "the kubelet does not answer".to_owned());
             Err(failed(ErrorKind::Unavailable, message))
         })?;
-        as_selectors(values)
+        Ok(Some(found))
     }
 
     /// Where the process is; nothing for one that is in no container.
@@ -141,19 +171,14 @@ impl Kubernetes {
 
     /// Looks for the container until the kubelet knows it: a container may run before the kubelet says so. `last` is what was
     /// wrong the last time.
-    async fn search(
-        &self,
-        pods: &Pods,
-        place: &Place,
-        last: &mut Option<String>,
-    ) -> Result<BTreeSet<String>> {
+    async fn search(&self, pods: &Pods, place: &Place, last: &mut Option<String>) -> Result<Found> {
         let mut version = 0;
         for attempt in 1.. {
             let answer = pods.newer_than(version).await;
             if let Ok(listing) = &answer {
                 version = listing.version;
-                if let Some(values) = self.look(listing, place).await? {
-                    return Ok(values);
+                if let Some(found) = self.look(listing, place).await? {
+                    return Ok(found);
                 }
             }
             let error = answer.err();
@@ -196,21 +221,21 @@ impl Kubernetes {
         }
     }
 
-    /// Adds the labels of a pod's namespace, where they are wanted.
-    async fn add_namespace(&self, pod: &Pod, values: &mut BTreeSet<String>) -> Result<()> {
-        if self.settings.namespace_labels {
-            let namespace = &pod.metadata.namespace;
+    /// An object with the labels of its namespace, where they are wanted.
+    async fn found(&self, object: Named, mut values: BTreeSet<String>) -> Result<Found> {
+        let namespace = &object.namespace;
+        if self.settings.namespace_labels && !namespace.is_empty() {
             let labels = self.namespaces.labels(namespace).await.map_err(|error| {
                 let message = format!("unable to get namespace labels for {namespace:?}: {error}");
                 failed(ErrorKind::Internal, message)
             })?;
             values.extend(selectors::of_namespace(&labels));
         }
-        Ok(())
+        Ok(Found { object, values })
     }
 
     /// What a list says of the place, if it has it.
-    async fn look(&self, listing: &Listing, place: &Place) -> Result<Option<BTreeSet<String>>> {
+    async fn look(&self, listing: &Listing, place: &Place) -> Result<Option<Found>> {
         let candidates: Vec<&Pod> = match &place.pod_uid {
             Some(uid) => listing.pods.get(uid).into_iter().collect(),
             None => listing.pods.values().collect(),
@@ -244,7 +269,6 @@ impl Kubernetes {
             }
         }
         let Some((pod, container, mut values)) = found else { return Ok(None) };
-        self.add_namespace(pod, &mut values).await?;
         // As in the reference a pod whose container is not known yet has no image to look at.
         if let (Some(verifier), Some(status)) = (&self.verifier, container) {
             let verified = verifier.verify(&status.image_id).await.map_err(|error| {
@@ -255,6 +279,6 @@ impl Kubernetes {
             });
             values.extend(verified?);
         }
-        Ok(Some(values))
+        self.found(Named::pod(pod), values).await.map(Some)
     }
 }

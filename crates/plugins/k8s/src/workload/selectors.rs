@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::objects::{ContainerStatus, Pod};
+use crate::api::discovery::Kind;
+use crate::api::objects::{ContainerStatus, Metadata, Pod};
 
 /// The container with that ID, which may be one of the pod's init containers.
 pub(super) fn container<'a>(pod: &'a Pod, id: &str) -> Option<&'a ContainerStatus> {
@@ -57,4 +58,38 @@ pub(super) fn of_container(status: &ContainerStatus) -> [String; 3] {
 /// Of the pod's namespace.
 pub(super) fn of_namespace(labels: &BTreeMap<String, String>) -> impl Iterator<Item = String> + '_ {
     labels.iter().map(|(key, value)| format!("ns-label:{key}:{value}"))
+}
+
+/// Of an object that is no pod, which a broker referred to as that plural of that group (getSelectorValuesFromObjectMeta).
+pub(super) fn of_object((plural, group): (&str, &str), kind: &Kind, metadata: &Metadata) -> BTreeSet<String> {
+    let Metadata { name, namespace, uid, labels, owner_references } = metadata;
+    let mut values = BTreeSet::from([
+        format!("uid:{uid}"),
+        format!("resource:{plural}.{group}"),
+        format!("plural:{plural}"),
+        format!("group:{group}"),
+        format!("version:{}", kind.version),
+        format!("apiVersion:{}", kind.api_version()),
+        format!("kind:{}", kind.kind),
+        format!("name:{name}"),
+    ]);
+    if namespace.is_empty() {
+        values.insert(format!("key:{name}"));
+    } else {
+        values.extend([format!("namespace:{namespace}"), format!("key:{namespace}/{name}")]);
+    }
+    values.extend(labels.iter().map(|(key, value)| format!("label:{key}:{value}")));
+    for owner in owner_references {
+        // Without the version, which is no part of who it is.
+        let group = owner.api_version.split_once('/').map_or("core", |(group, _)| group);
+        let (by_name, by_uid) = (
+            format!("{group}/{}/{}", owner.kind, owner.name),
+            format!("{group}/{}/{}", owner.kind, owner.uid),
+        );
+        if owner.controller {
+            values.extend([format!("controller-key:{by_name}"), format!("controller-uid:{by_uid}")]);
+        }
+        values.extend([format!("owner-key:{by_name}"), format!("owner-uid:{by_uid}")]);
+    }
+    values
 }

@@ -11,7 +11,7 @@ use spire_core::spiffe::SpiffeId;
 use spire_ports::plugins::Result;
 use spire_ports::plugins::catalog::Configuration;
 
-use super::reference::Brokers;
+use super::reference::{Brokers, Scope};
 
 const MAX_POLL_ATTEMPTS: u32 = 60;
 const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -113,10 +113,12 @@ struct Broker {
 impl Broker {
     /// After the check, so that every ID is one.
     fn resolve(self) -> Brokers {
-        let entries = self.brokers.into_iter();
-        let scopes =
-            entries.filter_map(|entry| Some((SpiffeId::parse(&entry.id).ok()?, entry.scope == "cluster")));
-        Brokers { enforced: self.access_policy != "permissive", scopes: scopes.collect() }
+        let scope = |entry: Entry| {
+            let scope = if entry.scope == "cluster" { Scope::Cluster } else { Scope::AgentNode };
+            Some((SpiffeId::parse(&entry.id).ok()?, scope))
+        };
+        let scopes = self.brokers.into_iter().filter_map(scope).collect();
+        Brokers { enforced: self.access_policy != "permissive", scopes }
     }
 }
 

@@ -133,7 +133,7 @@ async fn settings_are_refused() {
 }
 
 pub(super) const A: &str = "09bc3d7ade839efec32b6bec4ec79d099027a668ddba043083ec21d3c3b8f1e6";
-const B: &str = "93529524695bb00d91c1f6dba692ea8d3550c3b94fb2463af7bc9ec82f992d26";
+pub(super) const B: &str = "93529524695bb00d91c1f6dba692ea8d3550c3b94fb2463af7bc9ec82f992d26";
 pub(super) const POD: &str = "2c48913c-b29f-11e7-9350-020968147796";
 
 /// A pod with a container and an init container.
@@ -177,6 +177,11 @@ impl Given {
         Self(Arc::new(Mutex::new(GivenState { answers, ..GivenState::default() })))
     }
 
+    /// Answers so from now on.
+    pub(super) fn fail(&self, error: &str) {
+        self.0.lock().answers = VecDeque::from([Err(error.to_owned())]);
+    }
+
     pub(super) fn asked(&self) -> usize {
         self.0.lock().asked_at.len()
     }
@@ -211,6 +216,7 @@ pub(super) fn attestor(data: &str, kubelet: &Given) -> (Kubernetes, tempfile::Te
     let attestor = Kubernetes {
         locator: Locator::new("k8s", true, true).at(proc.path()),
         namespaces: Namespaces::new(Cluster::Kubeconfig("/nonexistent".into()), false),
+        cluster: Cluster::Kubeconfig("/nonexistent".into()),
         pods: Some(Pods::new(kubelet.clone(), interval)),
         settings,
         verifier: None,
@@ -223,7 +229,7 @@ async fn attest(attestor: &Kubernetes) -> Result<Vec<String>, (ErrorKind, String
     Ok(found.iter().map(|selector| selector.value().to_owned()).collect())
 }
 
-fn in_cgroup(proc: &tempfile::TempDir, path: &str) {
+pub(super) fn in_cgroup(proc: &tempfile::TempDir, path: &str) {
     std::fs::write(proc.path().join("7/cgroup"), format!("0::{path}\n")).unwrap();
 }
 

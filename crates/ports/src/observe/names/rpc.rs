@@ -6,9 +6,9 @@
 use super::Name;
 
 /// The call metric of a gRPC method, such as `/spire.api.server.agent.v1.Agent/AttestAgent` (with or without the
-/// leading slash); labels: `status`. `None` for a method that the reference does not serve.
+/// leading slash); labels: `status`. `None` for a method that neither the reference nor we serve.
 pub fn rpc(full_method: &str) -> Option<Name> {
-    find(RPC, full_method)
+    find(RPC, full_method).or_else(|| find(OURS, full_method))
 }
 
 /// The call metric of the wait for a method's rate limit; labels: `status`. `None` for a method without a limit.
@@ -21,6 +21,12 @@ fn find(table: &[(&str, Name)], full_method: &str) -> Option<Name> {
     let index = table.binary_search_by(|(name, _)| (*name).cmp(method)).ok()?;
     table.get(index).map(|(_, name)| *name)
 }
+
+/// What the reference has not, sorted by method.
+const OURS: &[(&str, Name)] = &[
+    ("spire.explain.v1.Caller/Explain", &["rpc", "explain", "v1", "caller", "explain"]),
+    ("spire.explain.v1.Process/Explain", &["rpc", "explain", "v1", "process", "explain"]),
+];
 
 /// Sorted by method, for the binary search.
 const RPC: &[(&str, Name)] = &[
