@@ -5,6 +5,7 @@ mod agent;
 mod base;
 mod keys;
 mod server;
+mod upstream;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -79,6 +80,14 @@ fn main() -> ExitCode {
             plugin.service(
                 wire::server::bundlepublisher::v1::bundle_publisher_server::BundlePublisherServer::new(
                     server::BundlePublisher(base),
+                ),
+            )
+        }
+        "upstreamauthority" => {
+            let (plugin, base) = with_base(Kind::UpstreamAuthority);
+            plugin.service(
+                wire::server::upstreamauthority::v1::upstream_authority_server::UpstreamAuthorityServer::new(
+                    upstream::UpstreamAuthority(base),
                 ),
             )
         }

@@ -162,7 +162,7 @@ func (p *bundlePublisher) PublishBundle(_ context.Context, req *bundlepublisherv
 	return &bundlepublisherv1.PublishBundleResponse{}, nil
 }
 
-// upstreamAuthority signs with `ca.der` and `ca.key` (PKCS#8) of its folder.
+// upstreamAuthority signs with `ca.der` and `ca.key` (PKCS#8) of its folder; its keys and bundle change as files appear there.
 type upstreamAuthority struct {
 	upstreamauthorityv1.UnimplementedUpstreamAuthorityServer
 	base
@@ -214,4 +214,83 @@ func (p *upstreamAuthority) MintX509CAAndSubscribe(req *upstreamauthorityv1.Mint
 		X509CaChain:       []*types.X509Certificate{{Asn1: signed}},
 		UpstreamX509Roots: []*types.X509Certificate{{Asn1: rootDER}},
 	})
+}
+
+// PublishJWTKeyAndSubscribe takes a key beside the upstream's own, `key.spki`, of which there is another once the test
+// makes `publish-later`.
+func (p *upstreamAuthority) PublishJWTKeyAndSubscribe(req *upstreamauthorityv1.PublishJWTKeyRequest, stream upstreamauthorityv1.UpstreamAuthority_PublishJWTKeyAndSubscribeServer) error {
+	s, _, err := p.config()
+	if err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(s.Dir, "key.spki"))
+	if err != nil {
+		return err
+	}
+	keys := []*types.JWTKey{req.JwtKey, {KeyId: "upstream", PublicKey: key}}
+	if err := stream.Send(&upstreamauthorityv1.PublishJWTKeyResponse{UpstreamJwtKeys: keys}); err != nil {
+		return err
+	}
+	p.note("published", req.JwtKey.KeyId)
+	if err := appears(stream.Context(), filepath.Join(s.Dir, "publish-later")); err != nil {
+		return err
+	}
+	keys = append(keys, &types.JWTKey{KeyId: "published-later", PublicKey: key})
+	if err := stream.Send(&upstreamauthorityv1.PublishJWTKeyResponse{UpstreamJwtKeys: keys}); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+// SubscribeToLocalBundle has the root, and another one (`other.der`) with a key once the test makes `bundle-later`.
+func (p *upstreamAuthority) SubscribeToLocalBundle(_ *upstreamauthorityv1.SubscribeToLocalBundleRequest, stream upstreamauthorityv1.UpstreamAuthority_SubscribeToLocalBundleServer) error {
+	s, _, err := p.config()
+	if err != nil {
+		return err
+	}
+	root, err := os.ReadFile(filepath.Join(s.Dir, "ca.der"))
+	if err != nil {
+		return err
+	}
+	roots := []*types.X509Certificate{{Asn1: root}}
+	err = stream.Send(&upstreamauthorityv1.SubscribeToLocalBundleResponse{UpstreamX509Roots: roots})
+	if err != nil {
+		return err
+	}
+	p.note("subscribed", "yes")
+	if err := appears(stream.Context(), filepath.Join(s.Dir, "bundle-later")); err != nil {
+		return err
+	}
+	other, err := os.ReadFile(filepath.Join(s.Dir, "other.der"))
+	if err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(s.Dir, "key.spki"))
+	if err != nil {
+		return err
+	}
+	err = stream.Send(&upstreamauthorityv1.SubscribeToLocalBundleResponse{
+		UpstreamX509Roots: append(roots, &types.X509Certificate{Asn1: other}),
+		UpstreamJwtKeys:   []*types.JWTKey{{KeyId: "bundle-later", PublicKey: key}},
+	})
+	if err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+// appears waits for a file.
+func appears(ctx context.Context, path string) error {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

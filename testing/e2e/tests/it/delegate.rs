@@ -41,24 +41,35 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const NODE: &str = "spiffe://example.org/node";
-const DELEGATE: &str = "spiffe://example.org/delegate";
-const PID: &str = "type.googleapis.com/spiffe.broker.WorkloadPIDReference";
-const OBJECT: &str = "type.googleapis.com/spiffe.broker.KubernetesObjectReference";
+pub(crate) const NODE: &str = "spiffe://example.org/node";
+pub(crate) const DELEGATE: &str = "spiffe://example.org/delegate";
+pub(crate) const PID: &str = "type.googleapis.com/spiffe.broker.WorkloadPIDReference";
+pub(crate) const OBJECT: &str = "type.googleapis.com/spiffe.broker.KubernetesObjectReference";
 
 /// A site whose agent has further sockets, in a folder of their own as they must be.
-struct Setup {
-    site: Site,
+pub(crate) struct Setup {
+    pub(crate) site: Site,
     sockets: TempDir,
-    port: u16,
+    pub(crate) port: u16,
     _server: Daemon,
-    agent: Daemon,
+    pub(crate) agent: Daemon,
 }
 
 impl Setup {
     /// With the agent of these programs, or the one under test, and an entry for whoever runs the tests.
     fn start(programs: Option<&Programs>) -> Result<Self, libtest_mimic::Failed> {
+        Self::start_with(programs, |_| Ok(()))
+    }
+
+    /// As [`Self::start`], of a site that was prepared.
+    pub(crate) fn start_with(
+        programs: Option<&Programs>,
+        prepare: impl FnOnce(&mut Site) -> Outcome,
+    ) -> Result<Self, libtest_mimic::Failed> {
         let mut site = Site::with_default_intervals()?;
+        // The digest of a large program takes long.
+        site.agent.unix.push_str("\n            workload_size_limit = -1");
+        prepare(&mut site)?;
         if let Some(programs) = programs {
             site.agent_programs = programs.clone();
         }
@@ -77,9 +88,30 @@ impl Setup {
         ]);
         let server = site.start_server()?;
         let agent = site.join(NODE)?;
-        site.entry(NODE, DELEGATE, &own_uid(), &[])?;
-        site.wait_identities(&[DELEGATE])?;
-        Ok(Self { site, sockets, port, _server: server, agent })
+        let mut setup = Self { site, sockets, port, _server: server, agent };
+        setup.all_sockets_answer()?;
+        setup.site.entry(NODE, DELEGATE, &own_uid(), &[])?;
+        setup.site.wait_identities(&[DELEGATE])?;
+        Ok(setup)
+    }
+
+    /// Starts the agent again, with what its configuration says now.
+    pub(crate) fn restart(&mut self) -> Outcome {
+        self.agent.stop()?;
+        self.agent = self.site.start_agent(&[])?;
+        self.all_sockets_answer()
+    }
+
+    /// SPIRE's agent makes its sockets in no order: that of the workloads may be there before the others are.
+    fn all_sockets_answer(&mut self) -> Outcome {
+        for socket in [self.admin_socket(), self.broker_socket()] {
+            answers(&mut self.agent, &socket)?;
+        }
+        Ok(())
+    }
+
+    fn broker_socket(&self) -> PathBuf {
+        self.sockets.path().join("broker/api.sock")
     }
 
     fn admin_socket(&self) -> PathBuf {
@@ -109,11 +141,11 @@ fn paths(answer: &delegated::SubscribeToX509sviDsResponse) -> Vec<String> {
     ids.map(|id| id.path.clone()).collect()
 }
 
-fn told(status: &Status) -> (Code, &str) {
+pub(crate) fn told(status: &Status) -> (Code, &str) {
     (status.code(), status.message())
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
@@ -135,9 +167,8 @@ fn identities_of_others(programs: Option<&Programs>) -> Outcome {
     assert!(!setup.admin(&["logger", "reset"])?.contains("warning"));
 
     // Without its right the same caller gets nothing.
-    setup.agent.stop()?;
     setup.site.agent.lines.retain(|line| !line.starts_with("authorized_delegates"));
-    setup.agent = setup.site.start_agent(&[])?;
+    setup.restart()?;
     let status = block_on(async {
         let request = delegated::SubscribeToX509BundlesRequest {};
         setup.delegated().subscribe_to_x509_bundles(request).await.err()
@@ -209,24 +240,26 @@ impl TrustSource for Bundle {
     }
 }
 
-type Secured = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+pub(crate) type Secured = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
 
-fn secure(mut request: Request<()>) -> Result<Request<()>, Status> {
+pub(crate) fn secure(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.metadata_mut().insert("broker.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
     Ok(request)
 }
 
-fn reference(type_url: &str, message: &impl Message) -> Option<broker::WorkloadReference> {
+pub(crate) fn reference(type_url: &str, message: &impl Message) -> Option<broker::WorkloadReference> {
     let any = prost_types::Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
     Some(broker::WorkloadReference { reference: Some(any) })
 }
 
 impl Setup {
     /// TLS with the SVID that a workload got from the agent itself, for the agent.
-    fn broker_tls(&self) -> Result<TlsClient, libtest_mimic::Failed> {
+    pub(crate) fn broker_tls(&self) -> Result<TlsClient, libtest_mimic::Failed> {
         let folder = self.site.path("fetched");
         std::fs::create_dir_all(&folder)?;
-        self.site.workload(&["api", "fetch", "x509", "-write", text(&folder)]).success()?;
+        self.site
+            .workload(&["api", "fetch", "x509", "-timeout", "20s", "-write", text(&folder)])
+            .success()?;
         let read = |name: &str| std::fs::read(folder.join(name));
         let identity = Identity::empty();
         let key = LocalKey::from_pem(&read("svid.0.key")?)?.to_pkcs8()?;
@@ -237,8 +270,8 @@ impl Setup {
         Ok(TlsClient::spiffe(trust, agent, Some(identity), TlsPolicy::default())?)
     }
 
-    fn broker_channel(&self, tls: TlsClient) -> Channel {
-        let unix = UnixConnector::new(self.sockets.path().join("broker/api.sock"));
+    pub(crate) fn broker_channel(&self, tls: TlsClient) -> Channel {
+        let unix = UnixConnector::new(self.broker_socket());
         Endpoint::from_static("http://localhost")
             .connect_with_connector_lazy(TlsUnixConnector::new(tls, unix))
     }

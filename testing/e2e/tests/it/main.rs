@@ -5,6 +5,8 @@ mod apis;
 mod apply;
 mod attestors;
 mod backup;
+mod broker_objects;
+mod clock;
 mod containers;
 mod crash;
 mod databases;
@@ -29,6 +31,7 @@ mod refusals;
 mod reload;
 mod rotation;
 mod scale;
+mod scone;
 mod sds;
 mod telemetry;
 mod tpm;
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         apply::cases(),
         attestors::cases(),
         backup::cases(),
+        broker_objects::cases(),
+        clock::cases(),
         containers::cases(),
         crash::cases(),
         databases::cases(),
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
         reload::cases(),
         rotation::cases(),
         scale::cases(),
+        scone::cases(),
         sds::cases(),
         telemetry::cases(),
         tpm::cases(),

@@ -26,7 +26,21 @@ pub(crate) fn cases() -> Vec<Case> {
             needs: RUST_THERE,
             run: || whole(Language::Rust, reference()),
         },
-        Case { name: "plugins::upstream_authority", needs: GO, run: upstream_authority },
+        Case {
+            name: "plugins::upstream_authority_of_go",
+            needs: GO,
+            run: || upstream_authority(Language::Go, None),
+        },
+        Case {
+            name: "plugins::upstream_authority_of_rust",
+            needs: RUST,
+            run: || upstream_authority(Language::Rust, None),
+        },
+        Case {
+            name: "plugins::upstream_authority_of_rust_under_spire",
+            needs: RUST_THERE,
+            run: || upstream_authority(Language::Rust, reference()),
+        },
         Case { name: "plugins::data_file", needs: GO, run: data_file },
         Case { name: "plugins::crashes", needs: OURS, run: crashes },
         Case { name: "plugins::die_with_their_server", needs: OURS, run: die_with_their_server },
@@ -285,17 +299,26 @@ fn stored(site: &Site, plugins: &Plugins) -> Outcome {
 }
 
 /// A CA that an external authority signs.
-fn upstream_authority() -> Outcome {
-    let site = Site::new()?;
-    let plugins = Plugins::of(Language::Go, &site)?;
+/// It signs the server's authority, takes its keys, and tells what changes in its bundle.
+fn upstream_authority(language: Language, programs: Option<&Programs>) -> Outcome {
+    let mut site = Site::new()?;
+    if let Some(programs) = programs {
+        site.server_programs = programs.clone();
+    }
+    let plugins = Plugins::of(language, &site)?;
     let block = plugins.block("UpstreamAuthority", "root", "upstreamauthority", "")?;
     let (key, ca) = (plugins.path("root", "ca.key"), plugins.path("root", "ca.der"));
     let openssl = |args: &[&str]| spire_testkit::Run::new("openssl").args(args).success();
     let pem = plugins.path("root", "key.pem");
     openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", text(&pem)])?;
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", text(&pem), "-outform", "DER", "-out", text(&key)])?;
-    let subject = ["-subj", "/CN=external root", "-days", "2", "-outform", "DER", "-out", text(&ca)];
-    openssl(&[&["req", "-x509", "-new", "-key", text(&pem)][..], &subject].concat())?;
+    for (name, path) in [("/CN=external root", &ca), ("/CN=another root", &plugins.path("root", "other.der"))]
+    {
+        let subject = ["-subj", name, "-days", "2", "-outform", "DER", "-out", text(path)];
+        openssl(&[&["req", "-x509", "-new", "-key", text(&pem)][..], &subject].concat())?;
+    }
+    let spki = plugins.path("root", "key.spki");
+    openssl(&["pkey", "-in", text(&pem), "-pubout", "-outform", "DER", "-out", text(&spki)])?;
     let file = site.server.text().trim_end().trim_end_matches('}').to_owned() + &block + "}\n";
     let mut server = start(&site, "server", &file)?;
     let bundle = site.cli(&["bundle", "show"])?.stdout;
@@ -303,6 +326,30 @@ fn upstream_authority() -> Outcome {
     assert_eq!(svid::x509_field(&bundle, "-subject")?, "CN = external root");
     let minted = site.cli(&["x509", "mint", "-spiffeID", WORKLOAD])?.stdout;
     assert!(minted.contains("BEGIN CERTIFICATE"), "{minted}");
+
+    // Certificates, and the IDs of keys for JWT-SVIDs.
+    let bundle = || -> Result<(usize, Vec<String>)> {
+        let shown = site.cli_json(&["bundle", "show"])?;
+        let count = |name: &str| shown[name].as_array().map_or(0, Vec::len);
+        let keys = shown["jwt_authorities"].as_array().cloned().unwrap_or_default();
+        let ids = keys.iter().filter_map(|key| key["key_id"].as_str().map(str::to_owned));
+        Ok((count("x509_authorities"), ids.collect()))
+    };
+    let has = |ids: &[&str]| {
+        wait::until(&format!("keys {ids:?}"), SOON * 2, || {
+            let found = bundle().ok()?;
+            ids.iter().all(|id| found.1.iter().any(|known| known == id)).then_some(found.0)
+        })
+        .map_err(|error| server.error(&error.to_string()))
+    };
+    let own = plugins.written("root", "published")?;
+    assert_eq!(has(&[&own, "upstream"])?, 1);
+    place::write(&plugins.path("root", "publish-later"), "")?;
+    assert_eq!(has(&[&own, "upstream", "published-later"])?, 1);
+    plugins.written("root", "subscribed")?;
+    place::write(&plugins.path("root", "bundle-later"), "")?;
+    has(&["bundle-later"])?;
+    wait::until("the other root", SOON, || (bundle().ok()?.0 == 2).then_some(()))?;
     assert_eq!(server.stop()?, 0);
     Ok(())
 }

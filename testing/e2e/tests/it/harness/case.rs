@@ -3,7 +3,7 @@
 use libtest_mimic::{Failed, Trial};
 use spire_testkit::{database, swtpm};
 
-use crate::harness::{cgroup, inside, peer, programs};
+use crate::harness::{cgroup, clock, inside, peer, programs};
 
 /// How a test ends.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -45,6 +45,8 @@ pub(crate) enum Need {
     Swtpm,
     /// The `ssh-keygen` command.
     SshKeygen,
+    /// The library that moves a program's clock.
+    Faketime,
     /// The plugins made with the Rust SDK, which `cargo build --workspace` builds.
     RustPlugins,
     /// The benchmark, which `cargo build --workspace` builds.
@@ -84,6 +86,7 @@ impl Need {
             Self::Prometheus => peer::missing_program("prometheus"),
             Self::Swtpm => swtpm::PROGRAMS.into_iter().find_map(peer::missing_program),
             Self::SshKeygen => peer::missing_program("ssh-keygen"),
+            Self::Faketime => clock::missing(),
             Self::RustPlugins => (!programs::rust_plugins().is_file())
                 .then(|| "spire-rust-plugins is not built; `cargo build -p spire-rust-plugins`".to_owned()),
             Self::Bench => (!programs::bench().is_file())

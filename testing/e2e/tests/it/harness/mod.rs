@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod envoy;
 pub(crate) mod http;
 pub(crate) mod inside;

@@ -21,6 +21,10 @@ pub(crate) struct Site {
     pub(crate) agent: config::Agent,
     pub(crate) server_programs: Programs,
     pub(crate) agent_programs: Programs,
+    /// What the server finds in its environment besides ours.
+    pub(crate) server_variables: Vec<(&'static str, String)>,
+    /// The same of the agent.
+    pub(crate) agent_variables: Vec<(&'static str, String)>,
 }
 
 impl Site {
@@ -43,6 +47,8 @@ impl Site {
             folder,
             server_programs: programs.clone(),
             agent_programs: programs.clone(),
+            server_variables: Vec::new(),
+            agent_variables: Vec::new(),
         })
     }
 
@@ -65,8 +71,10 @@ impl Site {
     pub(crate) fn spawn_server(&self) -> Result<Daemon> {
         let file = self.path("server.conf");
         place::write(&file, &self.server.text())?;
-        let args = ["run", "-config", text(&file)];
-        Daemon::start("server", &self.server_programs.server(), &args, self.folder.path())
+        let mut command = Command::new(self.server_programs.server());
+        command.args(["run", "-config", text(&file)]).current_dir(self.folder.path());
+        command.envs(self.server_variables.iter().map(|(name, value)| (name, value)));
+        Daemon::spawn("server", command)
     }
 
     /// Starts the agent with a new token and waits until its socket answers.
@@ -86,9 +94,10 @@ impl Site {
     pub(crate) fn spawn_agent(&self, more: &[&str]) -> Result<Daemon> {
         let file = self.path("agent.conf");
         place::write(&file, &self.agent.text())?;
-        let mut args = vec!["run", "-config", text(&file)];
-        args.extend(more);
-        Daemon::start("agent", &self.agent_programs.agent(), &args, self.folder.path())
+        let mut command = Command::new(self.agent_programs.agent());
+        command.args(["run", "-config", text(&file)]).args(more).current_dir(self.folder.path());
+        command.envs(self.agent_variables.iter().map(|(name, value)| (name, value)));
+        Daemon::spawn("agent", command)
     }
 
     /// A `spire-server` command on this server's socket.
@@ -112,7 +121,9 @@ impl Site {
     pub(crate) fn workload(&self, args: &[&str]) -> Run {
         let socket = self.agent.socket();
         let run = Run::new(self.agent_programs.agent()).args(args);
-        run.args(&["-socketPath", text(&socket)]).within(self.folder.path())
+        let run = run.args(&["-socketPath", text(&socket)]).within(self.folder.path());
+        // It is on the agent's machine.
+        self.agent_variables.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// A workload that prints each update of its X.509 stream.
