@@ -1,6 +1,8 @@
 //! Nodes and workloads of a Kubernetes cluster, whose API server and kubelet are stand-ins on this machine that speak the
 //! real ones' HTTP and TLS. Workloads run in control groups named as those of pods.
 
+mod envoys;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use spire_testkit::web::{Answer, Web, tls};
 use spire_testkit::{Daemon, Error, Result, Run, place, wait};
 
 use crate::harness::cgroup::{Cgroup, Hierarchy};
+use crate::harness::peer::Peer;
 use crate::harness::programs;
 use crate::harness::site::text;
 use crate::harness::{Case, Need, Outcome, SOON, Site, svid};
@@ -36,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
             name: "kubernetes::their_agent_on_our_server",
             needs: &[Cgroups, Reference],
             run: || registered(Sides::TheirAgent, Hierarchy::Controller),
+        },
+        Case {
+            name: "kubernetes::envoys_of_pods",
+            needs: &[Cgroups, Need::Peer(Peer::Envoy)],
+            run: envoys::demo_of_2019,
         },
         Case { name: "kubernetes::a_token_that_is_not_good_is_refused", needs: &[], run: refused },
         Case { name: "kubernetes::a_kubelet_that_hangs", needs: &[Cgroups], run: hanging },

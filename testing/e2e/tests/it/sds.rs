@@ -114,7 +114,7 @@ fn rotation() -> Outcome {
 }
 
 /// Requests of new connections, none of which fails, until both certificates were renewed twice and the time is over.
-fn goes_on(client: &Envoy, both: [&Envoy; 2]) -> Outcome {
+pub(crate) fn goes_on(client: &Envoy, both: [&Envoy; 2]) -> Outcome {
     let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let at_least = Duration::from_secs(seconds);
     let start = Instant::now();

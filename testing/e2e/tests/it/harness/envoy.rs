@@ -48,11 +48,16 @@ pub(crate) fn program(site: &Site, name: &str) -> Result<PathBuf> {
 impl Envoy {
     /// Starts one, whatever it gets from the agent.
     pub(crate) fn start(site: &Site, program: &Path, plan: &Plan<'_>) -> Result<Self> {
+        Self::start_by(site, &[text(program).to_owned()], plan)
+    }
+
+    /// Starts one by a command that takes its arguments.
+    pub(crate) fn start_by(site: &Site, command: &[String], plan: &Plan<'_>) -> Result<Self> {
         let (port, admin) = (place::port()?, place::port()?);
         let file = site.path(&format!("{}.json", plan.name));
         place::write(&file, &config(plan, &site.agent.socket(), port, admin).to_string())?;
         let args = ["-c", text(&file), "--concurrency", "1", "--disable-hot-restart", "-l", "info"];
-        let daemon = Daemon::start(plan.name, program, &args, file.parent().unwrap_or(Path::new("/")))?;
+        let daemon = site.spawn(plan.name, command, &args)?;
         Ok(Self { daemon, port, admin })
     }
 
