@@ -120,7 +120,7 @@ fn beside_theirs() -> Outcome {
 }
 
 /// What one server is told reaches the agents of the other, and workloads of either trust both.
-fn share(one: &Site, two: &Site) -> Outcome {
+pub(crate) fn share(one: &Site, two: &Site) -> Outcome {
     let mut first = one.start_server()?;
     let mut second = two.start_server()?;
     for site in [one, two] {
@@ -207,7 +207,7 @@ fn take_over() -> Outcome {
 }
 
 /// What must be the same under any server on the same data.
-fn state(site: &Site) -> std::result::Result<[Value; 3], libtest_mimic::Failed> {
+pub(crate) fn state(site: &Site) -> std::result::Result<[Value; 3], libtest_mimic::Failed> {
     let mut agent = site.attested_agent()?;
     for changing in ["x509svid_serial_number", "x509svid_expires_at", "agent_version"] {
         agent[changing] = Value::Null;

@@ -13,6 +13,7 @@ mod databases;
 mod delegate;
 mod dev;
 mod explain;
+mod faults;
 mod federation;
 mod federation_web;
 mod forced_rotation;
@@ -20,6 +21,7 @@ mod harness;
 mod hostile;
 mod interop;
 mod kubernetes;
+mod mariadb;
 mod namespaces;
 mod nested;
 mod oidc;
@@ -66,12 +68,14 @@ fn main() -> ExitCode {
         delegate::cases(),
         dev::cases(),
         explain::cases(),
+        faults::cases(),
         federation::cases(),
         federation_web::cases(),
         forced_rotation::cases(),
         hostile::cases(),
         interop::cases(),
         kubernetes::cases(),
+        mariadb::cases(),
         namespaces::cases(),
         nested::cases(),
         oidc::cases(),

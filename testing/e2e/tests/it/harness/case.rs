@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Docker,
     /// Podman with runc.
     Podman,
+    /// A MariaDB server of the test's own.
+    Mariadb,
     /// A PostgreSQL server of the test's own.
     Postgres,
     /// The `openssl` command.
@@ -79,6 +81,7 @@ impl Need {
             Self::Cgroups => cgroup::missing(),
             Self::Docker => ["dockerd", "docker"].into_iter().find_map(peer::missing_program),
             Self::Podman => ["podman", "runc"].into_iter().find_map(peer::missing_program),
+            Self::Mariadb => database::Mariadb::missing(),
             Self::Postgres => database::Postgres::missing(),
             Self::Openssl => peer::missing_program("openssl"),
             Self::Pebble => peer::missing_program("pebble"),
