@@ -163,7 +163,7 @@ fn agents() -> Outcome {
     let before = scene.site.attested_agent()?["x509svid_serial_number"].clone();
     let mark = agent.mark();
     scene.site.cli(&["agent", "evict", "-spiffeID", crate::rebootstrap::ID])?;
-    agent.wait_after(mark, &["Node attestation was successful"], SOON)?;
+    agent.wait_after(mark, &["Successfully reattested node"], SOON)?;
     let between = scene.site.attested_agent()?["x509svid_serial_number"].clone();
     assert_ne!(before, between);
 
@@ -173,7 +173,7 @@ fn agents() -> Outcome {
     let mark = agent.mark();
     scene.server = scene.site.start_server()?;
     scene.server.wait_for(&["Agent SVID is not active"], SOON)?;
-    agent.wait_after(mark, &["Node attestation was successful"], SOON)?;
+    agent.wait_after(mark, &["Successfully reattested node"], SOON)?;
     scene.site.wait_identities(&["spiffe://example.org/w"])?;
     wait::until("the new SVID of the agent", SOON, || {
         let now = scene.site.attested_agent().ok()?["x509svid_serial_number"].clone();

@@ -1,5 +1,5 @@
 //! The part of MySQL's client protocol that a store needs: logging in, with TLS or without, commands, and prepared
-//! statements (docs/adr/0012-a-mysql-client-of-our-own.md; MySQL Internals: client/server protocol).
+//! statements (docs/adr/0013-a-mysql-client-of-our-own.md; MySQL Internals: client/server protocol).
 
 mod auth;
 mod packet;
