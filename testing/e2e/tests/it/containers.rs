@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use spire_testkit::daemon::Daemon;
+use spire_testkit::sigstore::{AttestationEntry, Images, Name, Order, Sigstore};
+use spire_testkit::web::Web;
 use spire_testkit::{Error, Output, Result, Run, wait};
 
 use crate::harness::site::{answers, text};
@@ -14,6 +16,11 @@ use crate::harness::{Case, Need, Outcome, SOON, Site};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "containers::docker", needs: &[Need::Root, Need::Docker], run: docker },
+        Case {
+            name: "containers::docker_of_signed_images",
+            needs: &[Need::Root, Need::Docker],
+            run: docker_of_signed_images,
+        },
         Case { name: "containers::podman_of_root", needs: &[Need::Root, Need::Podman], run: || podman(None) },
         Case {
             name: "containers::podman_of_a_user",
@@ -127,19 +134,25 @@ fn selectors(image: &str, digest: &str) -> Vec<String> {
     ]
 }
 
-fn docker() -> Outcome {
-    let mut site = Site::new()?;
-    let archive = archive(&site)?;
-    let _mounts = Mounts(site.path("docker"));
+/// A Docker engine in the site's folder, and its address.
+fn docker_engine(site: &Site) -> Result<(Daemon, String)> {
     let path = |name: &str| text(&site.path("docker").join(name)).to_owned();
     let socket = format!("unix://{}", path("socket"));
     let (data, exec, pid) = (path("data"), path("exec"), path("pid"));
-    std::fs::create_dir_all(site.path("docker"))?;
+    std::fs::create_dir_all(site.path("docker")).map_err(|error| Error::doing("a folder", error))?;
     let mut args = vec!["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"];
     args.extend(["--ip-masq=false", "--storage-driver=overlay2", "--data-root", &data, "--exec-root", &exec]);
     args.extend(["-H", &socket, "--pidfile", &pid]);
     let mut engine = Daemon::start("dockerd", Path::new("dockerd"), &args, &site.path(""))?;
     answers(&mut engine, &site.path("docker").join("socket"))?;
+    Ok((engine, socket))
+}
+
+fn docker() -> Outcome {
+    let mut site = Site::new()?;
+    let archive = archive(&site)?;
+    let _mounts = Mounts(site.path("docker"));
+    let (mut engine, socket) = docker_engine(&site)?;
     let docker = |args: &[&str]| Run::new("docker").args(&["-H", &socket]).args(args).at_most(SOON);
     docker(&["import", text(&archive), "blog:1"]).success()?;
     let digest = docker(&["image", "inspect", "-f", "{{.Id}}", "blog:1"]).success()?.stdout;
@@ -150,6 +163,76 @@ fn docker() -> Outcome {
         docker(&args.iter().map(String::as_str).collect::<Vec<_>>()).output()
     })?;
     agent.wait_for(&["PID cgroup enumerated", "path=/docker/"], SOON)?;
+    engine.stop()?;
+    Ok(())
+}
+
+/// Images that Docker pulled from a registry, of which one is signed, one by somebody else, and one by nobody.
+fn docker_of_signed_images() -> Outcome {
+    const ISSUER: &str = "https://issuer.example.org";
+    const SUBJECT: &str = "https://ci.example.org/blog/release";
+
+    let mut site = Site::new()?;
+    let _mounts = Mounts(site.path("docker"));
+    let (sigstore, images) = (Sigstore::new()?, Images::default());
+    let mut digests = Vec::new();
+    for (tag, subject) in
+        [("signed", Some(SUBJECT)), ("foreign", Some("https://ci.example.org/x")), ("plain", None)]
+    {
+        // Images differ in a file only.
+        let archive = archive(&site)?;
+        std::fs::write(site.path("rootfs/etc/tag"), tag)?;
+        Run::new("tar").args(&["-C", text(&site.path("rootfs")), "-cf", text(&archive), "."]).success()?;
+        std::fs::remove_dir_all(site.path("rootfs"))?;
+        let image = images.image("blog", tag, &std::fs::read(&archive)?);
+        if let Some(subject) = subject {
+            let order = Order { name: Name::Uri(subject), issuer: Some(ISSUER), ..sigstore.order(&image) };
+            images.attach("blog", &image, "sig", &[sigstore.sign(&order)?]);
+            let attested = Order { attestation: Some(AttestationEntry::Dsse), ..order };
+            images.attach("blog", &image, "att", &[sigstore.sign(&attested)?]);
+        }
+        digests.push(image);
+    }
+    let served = images.clone();
+    let registry = Web::start(None, move |request| served.answer(request))?;
+    let (mut engine, socket) = docker_engine(&site)?;
+    let docker = |args: &[&str]| Run::new("docker").args(&["-H", &socket]).args(args).at_most(SOON);
+    let name = |tag: &str| format!("127.0.0.1:{}/blog:{tag}", registry.port());
+    for tag in ["signed", "foreign", "plain"] {
+        docker(&["pull", "-q", &name(tag)]).success()?;
+    }
+    site.agent_variables = sigstore.trust(site.folder())?;
+    let settings = format!(
+        "docker_socket_path = \"{socket}\"\nsigstore {{ allowed_identities {{ \"{ISSUER}\" = [\"^https://ci.example.org/blog/.+$\"] }} }}\n"
+    );
+    let selectors = [
+        "docker:image-signature:verified".to_owned(),
+        "docker:image-attestations:verified".to_owned(),
+        format!("docker:image-signature-subject:{SUBJECT}"),
+        format!("docker:image-signature-issuer:{ISSUER}"),
+        format!("docker:image-signature-log-id:{}", sigstore.rekor.log_id()),
+        "docker:image-signature-log-index:4711".to_owned(),
+    ];
+    let (_server, agent) = attested(&mut site, &settings, &selectors)?;
+    let run = |tag: &str| {
+        let args = fetch(&site, &[], &name(tag));
+        docker(&args.iter().map(String::as_str).collect::<Vec<_>>()).output()
+    };
+    let found = wait::until("an identity of a signed image", SOON, || {
+        let output = run("signed").ok().filter(|output| output.code == 0)?;
+        serde_json::from_str::<Value>(&output.stdout).ok()
+    });
+    let found = found.map_err(|error| agent.error(&format!("{error}: {:?}", run("signed"))))?;
+    assert_eq!(found["svids"][0]["spiffe_id"], WORKLOAD);
+    for (tag, digest, reason) in [
+        ("foreign", &digests[1], "none of the expected identities matched"),
+        ("plain", &digests[2], "no signatures found"),
+    ] {
+        let output = run(tag)?;
+        assert_ne!(output.code, 0, "{output}");
+        assert!(output.to_string().contains("no identity issued"), "{output}");
+        agent.wait_for(&["Error verifying sigstore image signature", digest, reason], SOON)?;
+    }
     engine.stop()?;
     Ok(())
 }
