@@ -15,12 +15,17 @@ use tonic::{Code, Status};
 
 use crate::tls::{TlsClient, TlsConnector, UnixConnector};
 
+mod aged;
+
+pub use aged::serve_aged;
+
 /// Largest message that is received, either side: grpc-go's default. Generated services have the same
 /// default; say it where another is wanted.
 pub const MESSAGE_SIZE_MAX: usize = 4 << 20;
 
 /// Age from which a TCP connection is asked to end, so that its certificate is verified anew and load moves
-/// to other servers (SPIRE `pkg/server/endpoints/endpoints.go`, defaultMaxConnectionAge).
+/// to other servers (SPIRE `pkg/server/endpoints/endpoints.go`, defaultMaxConnectionAge). With [`serve_aged`] a tenth more
+/// or less.
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3 * 60);
 
 /// What a graceful stop waits for calls in progress (SPIRE's gracefulStopTimeout).

@@ -5,6 +5,10 @@ use std::time::{Duration, SystemTime};
 use spire_core::time::Timestamp;
 use tokio::time::Instant;
 
+/// How soon it is noticed that the time was set, or that the machine slept: the intervals of SPIRE's rotator and
+/// synchronizer (pkg/agent/svid: DefaultRotatorInterval, pkg/agent: defaultSyncInterval).
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Where the agent reads the time.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
@@ -31,9 +35,9 @@ impl Clock {
         }
     }
 
-    /// Sleeps until then, but at most a minute, since the system's time may be set: whoever waits looks again.
+    /// Sleeps until then, but at most [`LOOK_INTERVAL`]: whoever waits looks again.
     pub async fn sleep_until(&self, at: Timestamp) {
-        let wait = at.since(self.now()).min(Duration::from_secs(60));
+        let wait = at.since(self.now()).min(LOOK_INTERVAL);
         tokio::time::sleep(wait).await;
     }
 }

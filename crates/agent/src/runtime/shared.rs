@@ -62,7 +62,7 @@ pub struct Core {
     pub(super) syncs_changes: AtomicBool,
     last_sync: AtomicI64,
     /// Authorities whose taint has been dealt with.
-    seen_taints: Mutex<HashSet<String>>,
+    pub(super) seen_taints: Mutex<HashSet<String>>,
     jwt: Mutex<JwtCache>,
     pub(super) wit: Mutex<WitCache>,
     /// Held by who fetches WIT-SVIDs, so that one key is made for an identity and not one a stream.
@@ -297,6 +297,12 @@ impl Core {
             .map(|a| a.kid.clone())
             .collect();
         if !keys.is_empty() {
+            let ids: Vec<&str> = keys.iter().map(String::as_str).collect();
+            tracing::debug!(
+                subsystem_name = "manager",
+                jwt_authority_key_ids = ids.join(","),
+                "New tainted JWT authorities found"
+            );
             let call =
                 Call::start(&*self.metrics, names::agent::CACHE_MANAGER_WORKLOAD_PROCESS_TAINTED_JWT_SVIDS);
             let removed = self.jwt.lock().taint(&keys);

@@ -211,12 +211,14 @@ impl Core {
         let (entries, bundles): (Vec<Arc<Entry>>, Bundles) = self
             .identities()
             .read(|cache| (cache.store_entries().cloned().collect(), cache.bundles().clone()));
-        if entries.is_empty() && ledger.is_empty() {
-            return;
-        }
+        // Counted with nothing to store too, as by the reference.
         let call = Call::start(&*self.metrics, names::agent::STORE_STORE_SVID_UPDATES);
         authorised(&mut ledger, &entries);
         self.drop_tainted(&mut ledger, &bundles);
+        if ledger.is_empty() {
+            call.done("OK");
+            return;
+        }
         if let Err(error) = self.sign_for_stores(&mut ledger).await {
             tracing::error!(subsystem_name = "manager", error = %error, "SVID sync failed");
         }
@@ -239,6 +241,12 @@ impl Core {
             return;
         }
         let now = self.clock.now();
+        // A taint stays in the bundle. It is looked at each time, since SVIDs may come from before it was known, and
+        // counted once.
+        let newly = |authority: &&Certificate| {
+            self.seen_taints.lock().insert(format!("store {}", authority.authority_id()))
+        };
+        let new_count = tainted.iter().filter(newly).count();
         let call =
             Call::start(&*self.metrics, names::agent::CACHE_MANAGER_SVID_STORE_PROCESS_TAINTED_X509_SVIDS);
         let mut count = 0_u16;
@@ -251,14 +259,18 @@ impl Core {
                 count = count.saturating_add(1);
             }
         }
-        if count == 0 {
-            // A taint stays in the bundle; only what it costs is counted.
+        if count == 0 && new_count == 0 {
             call.discard();
             return;
         }
         call.done("OK");
-        let name = names::agent::CACHE_MANAGER_TAINTED_X509_SVIDS_SVID_STORE;
-        self.metrics.add_sample(name, f32::from(count), &[]);
+        // The reference says the first (pkg/agent/manager/storecache), where its names have the second.
+        for name in [
+            names::agent::CACHE_MANAGER_EXPIRING_SVIDS_SVID_STORE,
+            names::agent::CACHE_MANAGER_TAINTED_X509_SVIDS_SVID_STORE,
+        ] {
+            self.metrics.add_sample(name, f32::from(count), &[]);
+        }
         tracing::info!(subsystem_name = SUBSYSTEM, tainted_x509_svids = count, "Tainted X.509 SVIDs");
     }
 

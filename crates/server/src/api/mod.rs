@@ -148,7 +148,7 @@ impl Api {
         self.service(Listeners::UnixOnly)
     }
 
-    /// As [`Api::tcp_service`], for `spire_net::grpc::tcp_server().add_routes(..)`.
+    /// As [`Api::tcp_service`], for `spire_net::grpc::serve_aged`.
     pub fn tcp_routes(self: &Arc<Self>) -> Routes {
         routes_of(self.tcp_service())
     }

@@ -89,7 +89,7 @@ pub(super) async fn serve(
     let tcp = end_with(
         &both,
         grpc::graceful(on_tcp.stopping(both.clone()), |signal| {
-            grpc::tcp_server().add_routes(api.tcp_routes()).serve_with_incoming_shutdown(tcp, signal)
+            grpc::serve_aged(api.tcp_routes(), tcp, signal)
         }),
     );
     let unix = end_with(

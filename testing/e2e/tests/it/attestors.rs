@@ -87,7 +87,7 @@ enum Sides {
 }
 
 #[derive(Clone, Copy)]
-enum Key {
+pub(crate) enum Key {
     Ec,
     Rsa,
 }
@@ -118,7 +118,7 @@ fn forget(site: &Site) -> Result<()> {
 }
 
 /// Makes an authority and a node's certificate with openssl.
-fn certificates(site: &Site, key: Key, address: &str) -> Result<()> {
+pub(crate) fn certificates(site: &Site, key: Key, address: &str) -> Result<()> {
     let extensions = format!(
         "keyUsage=critical,digitalSignature\nsubjectAltName=IP:{address},URI:x509pop://example.org/rack/r1\n"
     );
@@ -146,7 +146,7 @@ fn certificates(site: &Site, key: Key, address: &str) -> Result<()> {
 }
 
 /// Sets both sides up for certificates of that authority.
-fn with_certificates(site: &mut Site, server: &str) {
+pub(crate) fn with_certificates(site: &mut Site, server: &str) {
     let [ca, key, certificate] =
         ["ca.pem", "node.key", "node.pem"].map(|name| text(&site.path(name)).to_owned());
     site.server.plugins = plugin("x509pop", &format!("ca_bundle_path = \"{ca}\"\n{server}"));

@@ -75,7 +75,8 @@ impl Setup {
         }
         let (sockets, port) = (place::folder()?, place::port()?);
         let path = |name: &str| sockets.path().join(name).display().to_string();
-        site.server.lines.push("experimental { cache_reload_interval = \"1s\" }".to_owned());
+        let experimental = "experimental {\n cache_reload_interval = \"1s\"\n events_based_cache = true\n }";
+        site.server.lines.push(experimental.to_owned());
         site.agent.lines.extend([
             format!("admin_socket_path = \"{}\"", path("admin/api.sock")),
             format!("authorized_delegates = [\"{DELEGATE}\"]"),
@@ -151,20 +152,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
 
 fn identities_of_others(programs: Option<&Programs>) -> Outcome {
     let mut setup = Setup::start(programs)?;
-    setup.site.entry(NODE, "spiffe://example.org/web", "docker:label:app:web", &[])?;
-    setup.agent.wait_for(&["spiffe://example.org/web"], SOON)?;
-    block_on(follow_others(&setup))??;
-
-    assert_eq!(place::mode(&setup.admin_socket())?, 0o770);
-    let shown = setup.admin(&["debug", "getinfo"])?;
-    for part in ["Agent Debug Info", "Uptime", "spiffe://example.org/spire/agent/join_token/"] {
-        assert!(shown.contains(part), "{part} is not in\n{shown}");
-    }
-    let level =
-        |text: &str| text.split_whitespace().filter(|word| ["debug", "warning"].contains(word)).count();
-    assert_eq!(level(&setup.admin(&["logger", "set", "-level", "warning"])?), 2, "level and launch level");
-    assert!(setup.admin(&["logger", "get"])?.contains("warning"));
-    assert!(!setup.admin(&["logger", "reset"])?.contains("warning"));
+    ask_all_of_admins(&setup)?;
 
     // Without its right the same caller gets nothing.
     setup.site.agent.lines.retain(|line| !line.starts_with("authorized_delegates"));
@@ -176,6 +164,25 @@ fn identities_of_others(programs: Option<&Programs>) -> Outcome {
     let status = status.ok_or("it was answered")?;
     let denied = (Code::PermissionDenied, "caller not configured as an authorized delegate");
     assert_eq!(told(&status), denied);
+    Ok(())
+}
+
+/// Calls of all services of the admin socket.
+pub(crate) fn ask_all_of_admins(setup: &Setup) -> Outcome {
+    setup.site.entry(NODE, "spiffe://example.org/web", "docker:label:app:web", &[])?;
+    setup.agent.wait_for(&["spiffe://example.org/web"], SOON)?;
+    block_on(follow_others(setup))??;
+
+    assert_eq!(place::mode(&setup.admin_socket())?, 0o770);
+    let shown = setup.admin(&["debug", "getinfo"])?;
+    for part in ["Agent Debug Info", "Uptime", "spiffe://example.org/spire/agent/join_token/"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    let level =
+        |text: &str| text.split_whitespace().filter(|word| ["debug", "warning"].contains(word)).count();
+    assert_eq!(level(&setup.admin(&["logger", "set", "-level", "warning"])?), 2, "level and launch level");
+    assert!(setup.admin(&["logger", "get"])?.contains("warning"));
+    assert!(!setup.admin(&["logger", "reset"])?.contains("warning"));
     Ok(())
 }
 
@@ -284,7 +291,7 @@ fn brokers(programs: Option<&Programs>) -> Outcome {
     block_on(ask_as_broker(&setup, tls, i32::try_from(workload.pid())?))?
 }
 
-async fn ask_as_broker(setup: &Setup, tls: TlsClient, workload: i32) -> Outcome {
+pub(crate) async fn ask_as_broker(setup: &Setup, tls: TlsClient, workload: i32) -> Outcome {
     let process = || reference(PID, &broker::WorkloadPidReference { pid: workload });
     let key = broker::KubernetesObjectKey { namespace: "default".to_owned(), name: "web".to_owned() };
     let kind = broker::KubernetesObjectType { plural: "pods".to_owned(), group: "core".to_owned() };

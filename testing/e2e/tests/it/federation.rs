@@ -1,7 +1,7 @@
 //! Two trust domains that federate: relationships from file and from commands, workloads of one that trust those of the
 //! other, administrators from abroad.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Failed;
 use spire_testkit::{Daemon, Run, place, wait};
@@ -141,7 +141,12 @@ impl Domain {
 
 /// Relates `here` to `abroad` by its command line, with the bundle to begin with.
 fn relate(here: &Domain, abroad: &Domain) -> Outcome {
-    let (url, id, bundle) = (abroad.url(), abroad.id("spire/server"), abroad.bundle_file()?);
+    relate_by(&here.site, abroad, &abroad.bundle_file()?)
+}
+
+/// As [`relate`], by this file.
+pub(crate) fn relate_by(here: &Site, abroad: &Domain, bundle: &Path) -> Outcome {
+    let (url, id) = (abroad.url(), abroad.id("spire/server"));
     let create = [
         "federation",
         "create",
@@ -156,9 +161,9 @@ fn relate(here: &Domain, abroad: &Domain) -> Outcome {
         "-trustDomainBundleFormat",
         "spiffe",
         "-trustDomainBundlePath",
-        text(&bundle),
+        text(bundle),
     ];
-    let output = here.site.cli(&create)?;
+    let output = here.cli(&create)?;
     assert!(output.stdout.contains(&format!("Trust domain              : {}", abroad.name)), "{output}");
     Ok(())
 }

@@ -1,5 +1,10 @@
 //! Clients that mean harm, and proxies between us and clients, at the sockets of running programs.
 
+mod brokers;
+mod gone;
+mod keys;
+mod streams;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -9,6 +14,7 @@ use std::thread;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use spire_testkit::{Error, Result, Run};
 
+use crate::harness::peer::Peer;
 use crate::harness::site::own_uid;
 use crate::harness::{Case, Need, Outcome, SOON, Site};
 
@@ -20,6 +26,23 @@ pub(crate) fn cases() -> Vec<Case> {
             run: silent,
         },
         Case { name: "hostile::floods_starve_nobody", needs: &[Need::Ours], run: floods },
+        Case { name: "hostile::streams_that_say_nothing", needs: &[Need::Ours], run: streams::silent },
+        Case { name: "hostile::streams_that_say_nonsense", needs: &[Need::Ours], run: streams::nonsense },
+        Case {
+            name: "hostile::connections_of_processes_that_are_gone",
+            needs: &[Need::Ours, Need::Root, Need::Peer(Peer::Python)],
+            run: gone::processes,
+        },
+        Case {
+            name: "hostile::keys_and_chains_that_are_too_large",
+            needs: &[Need::Ours, Need::Openssl],
+            run: keys::too_large,
+        },
+        Case {
+            name: "hostile::silent_clients_of_the_brokers_port",
+            needs: &[Need::Ours, Need::Openssl],
+            run: brokers::silent,
+        },
         Case { name: "hostile::trusted_proxies_say_who_calls", needs: &[], run: trusted_proxy },
         Case { name: "hostile::other_proxies_are_refused", needs: &[], run: other_proxy },
         Case { name: "hostile::pq_key_exchange_can_be_required", needs: &[Need::Openssl], run: pq_required },

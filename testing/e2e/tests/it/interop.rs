@@ -90,6 +90,10 @@ fn their_commands() -> Outcome {
 
 /// What both command lines say of the same server, byte for byte.
 fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
+    // WIT-SVIDs are minted where the server is told to.
+    site.server.lines.retain(|line| !line.starts_with("experimental"));
+    let experimental = "experimental { cache_reload_interval = \"1s\" feature_flags = [\"wit-svid\"] }";
+    site.server.lines.push(experimental.to_owned());
     let server = site.start_server()?;
     let agent = site.join(AGENT)?;
     site.entry(
@@ -129,8 +133,45 @@ fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
             wrong.push(format!("{command:?}:\n{first}\nbut the server's own:\n{second}"));
         }
     }
+    // What holds a new key each time has one form.
+    for command in [
+        &["x509", "mint", "-spiffeID", WORKLOAD, "-dns", "a.test", "-output", "json"][..],
+        &["jwt", "mint", "-spiffeID", WORKLOAD, "-audience", "a", "-output", "json"],
+        &["wit", "mint", "-spiffeID", WORKLOAD, "-output", "json"],
+        &["token", "generate", "-output", "json"],
+    ] {
+        let [first, second] = [&one, &other].map(|programs| {
+            site.server_programs = programs.clone();
+            site.command(command).env("SPIRE_SERVER_FFLAGS", "wit-svid").success()
+        });
+        let [first, second] = [first?, second?];
+        if form(&first.stdout)? != form(&second.stdout)? || first.stderr != second.stderr {
+            wrong.push(format!("{command:?}:\n{first}\nbut the server's own:\n{second}"));
+        }
+    }
     drop((agent, server));
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// A JSON document on its lines, with the beginnings of its texts: what they are, and not which.
+fn form(json: &str) -> Result<(usize, Value), libtest_mimic::Failed> {
+    fn begin(value: &mut Value) {
+        match value {
+            // Of DER the tag and the size of its length, of a JWT its algorithm.
+            Value::String(text) => text.truncate(text.char_indices().nth(3).map_or(text.len(), |(at, _)| at)),
+            Value::Number(_) => *value = Value::Null,
+            Value::Array(all) => all.iter_mut().for_each(begin),
+            Value::Object(all) => all.values_mut().for_each(begin),
+            Value::Bool(_) | Value::Null => {}
+        }
+    }
+    let mut value = crate::harness::svid::json(json)?;
+    if let Some(token) = value["value"].as_str() {
+        // A UUID: its form is its length.
+        value["value"] = token.len().to_string().into();
+    }
+    begin(&mut value);
+    Ok((json.lines().count(), value))
 }
 
 /// What must be the same under any server on the same data.

@@ -1,5 +1,7 @@
 //! Metrics to their real readers, health over HTTP, profiles, and names beside the reference's.
 
+mod wide;
+
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use spire_testkit::{Daemon, Error, Result, Run, place, wait};
 
+use crate::harness::peer::Peer;
 use crate::harness::programs::{self, Programs};
 use crate::harness::site::own_uid;
 use crate::harness::{Case, Need, Outcome, SOON, Site, http};
@@ -25,6 +28,16 @@ pub(crate) fn cases() -> Vec<Case> {
             name: "telemetry::names_are_those_of_the_reference",
             needs: &[Need::Reference],
             run: same_names,
+        },
+        Case {
+            name: "telemetry::admins_stores_and_federation_are_counted",
+            needs: &[Need::Ours],
+            run: wide::counted,
+        },
+        Case {
+            name: "telemetry::names_of_admins_stores_and_federation_are_those_of_the_reference",
+            needs: &[Need::Reference, Need::Peer(Peer::GoPlugins)],
+            run: wide::same_names,
         },
         Case { name: "telemetry::a_signal_dumps_what_is_in_memory", needs: &[], run: in_memory },
         Case { name: "telemetry::health_over_http", needs: &[], run: health },
@@ -157,6 +170,9 @@ fn received(socket: &UdpSocket, line: &str) -> Result<()> {
     })
 }
 
+/// Those of a server, and those of an agent.
+type Names = (BTreeSet<String>, BTreeSet<String>);
+
 /// Metrics with the names of their labels, as `name{a,b}`.
 fn names(port: u16) -> Option<BTreeSet<String>> {
     let (_, text) = http::get_text(port, "/metrics")?;
@@ -265,11 +281,14 @@ const AGENT_METRICS: &[&str] = &[
 ];
 
 fn counted() -> Outcome {
-    let (server, agent) = names_of(programs::under_test())?;
+    let missing = missing_of(&names_of(programs::under_test())?, SERVER, AGENT_METRICS);
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("\n").into()) }
+}
+
+/// What of these metrics, each with its labels, a server and an agent do not have.
+fn missing_of((server, agent): &Names, of_server: &[&str], of_agent: &[&str]) -> Vec<String> {
     let mut missing = Vec::new();
-    for (prefix, expected, found) in
-        [("spire_server", SERVER, &server), ("spire_agent", AGENT_METRICS, &agent)]
-    {
+    for (prefix, expected, found) in [("spire_server", of_server, server), ("spire_agent", of_agent, agent)] {
         for metric in expected {
             let (name, labels) = metric.split_once(' ').unwrap_or((metric, ""));
             let labels = labels.split(',').filter(|label| !label.is_empty()).chain(["host"]);
@@ -280,7 +299,7 @@ fn counted() -> Outcome {
             }
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(missing.join("\n").into()) }
+    missing
 }
 
 /// Metrics of the reference that have no meaning here, or that only its own way of working has: docs/differences.md.
@@ -293,8 +312,6 @@ const ONLY_THERE: &[&str] = &[
     "spire_server_datastore_node_update",
     // A write of ours changes the view itself: nothing is read back.
     "spire_server_datastore_registration_entry_fetch",
-    // Counted where there is something to store.
-    "spire_agent_store_store_svid_updates",
 ];
 
 /// Metrics of ours that the same script does not make the reference emit.
@@ -306,24 +323,32 @@ const ONLY_HERE: &[&str] = &[
     // The reference counts the use of keys that it found when it started, not of those that it made since.
     "spire_server_server_key_manager_get_public_key",
     "spire_server_server_key_manager_sign_data",
+    // The reference counts them among those that expire; its own names have this one.
+    "spire_agent_cache_manager_tainted_x509_svids_svid_store",
+    // The reference has this name too, and looks only at SVIDs of stores for what is outdated.
+    "spire_agent_cache_manager_outdated_svids{",
 ];
 
 fn same_names() -> Outcome {
     let reference = programs::reference().ok_or("no reference")?;
-    let (ours_server, ours_agent) = names_of(programs::under_test())?;
-    let (their_server, their_agent) = names_of(reference)?;
+    let wrong = compare(&names_of(programs::under_test())?, &names_of(reference)?);
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Where the same script made ours and the reference emit different metrics.
+fn compare((our_server, our_agent): &Names, (their_server, their_agent): &Names) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (ours, theirs) in [(&ours_server, &their_server), (&ours_agent, &their_agent)] {
+    for (ours, theirs) in [(our_server, their_server), (our_agent, their_agent)] {
         let is_in = |list: &[&str], name: &str| list.iter().any(|known| name.starts_with(known));
         let missing = theirs.difference(ours).filter(|name| !is_in(ONLY_THERE, name));
         wrong.extend(missing.map(|name| format!("missing: {name}")));
         let extra = ours.difference(theirs).filter(|name| !is_in(ONLY_HERE, name));
         wrong.extend(extra.map(|name| format!("extra: {name}")));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    wrong
 }
 
-fn names_of(programs: &Programs) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+fn names_of(programs: &Programs) -> Result<Names> {
     let mut site = Site::new()?;
     site.server_programs = programs.clone();
     site.agent_programs = programs.clone();
