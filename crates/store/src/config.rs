@@ -34,6 +34,8 @@ pub struct SqlConfig {
     pub conn_max_lifetime: Option<Duration>,
     /// `disable_migration`: never alter the schema.
     pub disable_migration: bool,
+    /// `log_sql`: log statements at DEBUG.
+    pub log_sql: bool,
 }
 
 /// A kind of database.

@@ -11,6 +11,7 @@ mod config;
 mod convert;
 pub mod dsn;
 mod fault;
+pub mod fuzzing;
 mod mysql;
 mod plugin_data;
 mod postgres;

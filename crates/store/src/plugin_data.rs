@@ -66,6 +66,7 @@ fn read(body: &mut Body<'_>) -> std::result::Result<Result<SqlConfig>, DecodeErr
         max_idle_conns: count(body.take_int("max_idle_conns")?),
         conn_max_lifetime: None,
         disable_migration: body.take_bool("disable_migration")?.unwrap_or_default(),
+        log_sql: body.take_bool("log_sql")?.unwrap_or_default(),
     }))
 }
 
@@ -90,12 +91,12 @@ mod tests {
     #[test]
     fn keys_are_read() {
         let read = config(
-            "database_type = \"sqlite3\"\nconnection_string = \"./x\"\nmax_open_conns = 5\nconn_max_lifetime = \"1m\"\ndisable_migration = true",
+            "database_type = \"sqlite3\"\nconnection_string = \"./x\"\nmax_open_conns = 5\nconn_max_lifetime = \"1m\"\ndisable_migration = true\nlog_sql = true",
         )
         .unwrap();
         assert_eq!((read.database_type.as_str(), read.connection_string.as_str()), ("sqlite3", "./x"));
         assert_eq!((read.max_open_conns, read.conn_max_lifetime), (Some(5), Some(Duration::from_secs(60))));
-        assert!(read.disable_migration);
+        assert!(read.disable_migration && read.log_sql);
     }
 
     #[test]

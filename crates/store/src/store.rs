@@ -8,7 +8,7 @@ use crate::fault::{Fault, Sql};
 use crate::mysql::Mysql;
 use crate::postgres::Postgres;
 use crate::schema::migrate;
-use crate::sql::{Isolation, Session};
+use crate::sql::{Isolation, Logged, Session};
 use crate::sqlite::{Dsn, Readers, Writer, open_writer};
 
 /// How many connections read at most. Each keeps a cache of pages, and more would wait for the same disk.
@@ -20,6 +20,8 @@ const READERS: u32 = 4;
 /// is not made; one that is dropped later may or may not be.
 pub struct SqlStore {
     backend: Backend,
+    /// Whether statements are logged.
+    logs: bool,
 }
 
 /// A database of one kind.
@@ -53,7 +55,7 @@ impl SqlStore {
                 Backend::Mysql(Mysql::open(config, kind)?)
             }
         };
-        Ok(Self { backend })
+        Ok(Self { backend, logs: config.log_sql })
     }
 
     /// Finishes the writes that were handed in and closes the database. Later operations fail.
@@ -93,6 +95,7 @@ impl SqlStore {
         consistency: Consistency,
         work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
+        let work = logged(self.logs, work);
         match &self.backend {
             Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => readers.read(work).await,
             Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(work).await,
@@ -107,12 +110,21 @@ impl SqlStore {
         isolation: Isolation,
         work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
+        let work = logged(self.logs, work);
         match &self.backend {
             Backend::Sqlite(sqlite) => sqlite.writer.write(work).await,
             Backend::Postgres(postgres) => postgres.write(isolation, work).await,
             Backend::Mysql(mysql) => mysql.write(isolation, work).await,
         }
     }
+}
+
+/// The work on a session that logs, if it is to. What is not wanted costs a look at a flag.
+fn logged<T>(
+    logs: bool,
+    mut work: impl FnMut(&mut dyn Session) -> Sql<T>,
+) -> impl FnMut(&mut dyn Session) -> Sql<T> {
+    move |session| if logs { work(&mut Logged(session)) } else { work(session) }
 }
 
 impl Sqlite {

@@ -65,6 +65,8 @@ pub(crate) struct Site {
     set: Set,
     folder: tempfile::TempDir,
     pub(crate) port: u16,
+    /// How to connect to PostgreSQL; without, the data is in a file of the folder.
+    postgres: Option<String>,
 }
 
 impl Site {
@@ -72,7 +74,12 @@ impl Site {
     pub(crate) fn new(set: Set) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("spire-bench-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok(Self { set, folder, port })
+        Ok(Self { set, folder, port, postgres: None })
+    }
+
+    /// As [`Site::new`], with the server's data on PostgreSQL.
+    pub(crate) fn on_postgres(set: Set, connection_string: String) -> Result<Self> {
+        Ok(Self { postgres: Some(connection_string), ..Self::new(set)? })
     }
 
     /// The binaries that it runs.
@@ -89,7 +96,7 @@ impl Site {
         self.path("server/api.sock")
     }
 
-    /// The server's database.
+    /// The server's database, where it is a file.
     pub(crate) fn database(&self) -> PathBuf {
         self.path("server-data/datastore.sqlite3")
     }
@@ -103,6 +110,11 @@ impl Site {
     pub(crate) async fn server(&self) -> Result<Process> {
         let data = self.path("server-data");
         fs::create_dir_all(&data)?;
+        let (kind, connection) = match &self.postgres {
+            Some(connection) => ("postgres", connection.clone()),
+            None => ("sqlite3", self.database().display().to_string()),
+        };
+        let connection = connection.replace('\\', "\\\\").replace('"', "\\\"");
         let config = format!(
             r#"server {{
     bind_address = "127.0.0.1"
@@ -119,8 +131,8 @@ impl Site {
 plugins {{
     DataStore "sql" {{
         plugin_data {{
-            database_type = "sqlite3"
-            connection_string = "{data}/datastore.sqlite3"
+            database_type = "{kind}"
+            connection_string = "{connection}"
         }}
     }}
     KeyManager "disk" {{

@@ -24,6 +24,10 @@ use crate::api::encode::Encoded;
 /// How long a selector set stays known, and its SVIDs held, after its last workload left.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long a workload that has an SVID waits for those of its other entries. Signing takes milliseconds; this is for a
+/// server that is busy, and what one that is away costs each start of a workload.
+const READY_MAX: Duration = Duration::from_secs(5);
+
 /// Known selector sets from which idle ones are forgotten at once, so that short-lived processes with ever new
 /// selectors take no memory. Sets with an open stream count too, but are bounded by connections.
 const GROUPS_MAX: usize = 4096;
@@ -345,21 +349,44 @@ impl Subscription {
         self.current()
     }
 
-    /// The first view to serve: waits until every entry that matches has its SVID, as the reference does
-    /// (lru_cache.go: subscribeToWorkloadUpdates); none when the agent stops.
+    /// The first view to serve: waits until every entry that matches has its SVID, as the reference does (lru_cache.go:
+    /// subscribeToWorkloadUpdates), but not for longer than [`READY_MAX`] if there is an SVID to serve already: one entry
+    /// that cannot be signed for must not keep a workload from its other identities. The rest comes as a change.
+    /// None when the agent stops.
     pub async fn first(&mut self) -> Option<Arc<Served>> {
         let mut served = self.current()?;
-        if served.view.is_incomplete() {
-            tracing::info!(
-                subsystem_name = "cache_manager",
-                selectors = %selector_list(&self.group.selectors),
-                "Waiting for SVID to get cached"
-            );
+        if !served.view.is_incomplete() {
+            return Some(served);
         }
+        tracing::info!(
+            subsystem_name = "cache_manager",
+            selectors = %selector_list(&self.group.selectors),
+            "Waiting for SVID to get cached"
+        );
+        let patience = tokio::time::sleep(READY_MAX);
+        tokio::pin!(patience);
         while served.view.is_incomplete() {
-            served = self.changed().await?;
+            tokio::select! {
+                biased;
+                changed = self.changed() => served = changed?,
+                () = &mut patience, if served.view.has_identity() => {
+                    self.warn_of_missing(&served.view);
+                    break;
+                }
+            }
         }
         Some(served)
+    }
+
+    fn warn_of_missing(&self, view: &View) {
+        let missing: Vec<&str> =
+            view.matches.iter().filter(|m| m.svid.is_none()).map(|m| m.entry.id.as_str()).collect();
+        tracing::warn!(
+            subsystem_name = "cache_manager",
+            selectors = %selector_list(&self.group.selectors),
+            entry_ids = missing.join(","),
+            "Serving the SVIDs that are ready; others are waited for"
+        );
     }
 }
 

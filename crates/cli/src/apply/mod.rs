@@ -71,7 +71,12 @@ pub fn apply(arguments: &[String], env: &mut Env, terminal: bool) -> i32 {
         )
         .string("owner", "", "Owner of the entries: their IDs begin with this name and a dot")
         .bool("prune", false, "Delete entries of the owner that no file has")
-        .bool("allow-empty", false, "Prune even where the files have no entry at all")
+        .bool(
+            "prune-federation",
+            false,
+            "Delete federation relationships that no file has, whoever made them: they have no owner",
+        )
+        .bool("allow-empty", false, "Prune even where the files have none of what is pruned")
         .bool("dry-run", false, "Only show what would be done; exit code 3 if that is something")
         .bool("quiet", false, "Show only failures and the sum")
         .duration("interval", seconds(2), "How often -watch looks at the folder")
@@ -154,7 +159,13 @@ fn policy(flags: &Parsed) -> Result<Policy, Failure> {
     if prune && owner.is_none() {
         return Err(Failure::new("-prune needs -owner: only entries of an owner are deleted"));
     }
-    Ok(Policy { owner, prune, allow_empty: flags.bool("allow-empty"), dry_run: flags.bool("dry-run") })
+    Ok(Policy {
+        owner,
+        prune,
+        prune_federation: flags.bool("prune-federation"),
+        allow_empty: flags.bool("allow-empty"),
+        dry_run: flags.bool("dry-run"),
+    })
 }
 
 fn owner(flags: &Parsed) -> Result<Option<Owner>, Failure> {

@@ -43,6 +43,8 @@ pub(super) trait Registry {
         &mut self,
         all: Vec<FederationRelationship>,
     ) -> Result<Vec<Answer>, Failure>;
+    /// Deletes those with these trust domains; the bundles stay.
+    async fn delete_relationships(&mut self, trust_domains: Vec<String>) -> Result<Vec<Answer>, Failure>;
 }
 
 /// A server by its API.
@@ -191,6 +193,14 @@ impl Registry for Server {
         };
         let response = self.relationships.batch_update_federation_relationship(request).await;
         let results = response.doing("error updating federation relationships")?.into_inner().results;
+        complete(results.into_iter().map(|r| answer(r.status, None)).collect(), asked)
+    }
+
+    async fn delete_relationships(&mut self, trust_domains: Vec<String>) -> Result<Vec<Answer>, Failure> {
+        let asked = trust_domains.len();
+        let request = relationships::BatchDeleteFederationRelationshipRequest { trust_domains };
+        let response = self.relationships.batch_delete_federation_relationship(request).await;
+        let results = response.doing("error deleting federation relationships")?.into_inner().results;
         complete(results.into_iter().map(|r| answer(r.status, None)).collect(), asked)
     }
 }

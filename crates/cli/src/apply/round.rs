@@ -30,7 +30,10 @@ pub(super) struct Policy {
     pub(super) owner: Option<Owner>,
     /// Delete entries of the owner that no file has.
     pub(super) prune: bool,
-    /// Do so even where the files have no entry at all.
+    /// Delete relationships that no file has. The files are all that the server is to federate with then: a relationship
+    /// has no ID that could carry an owner.
+    pub(super) prune_federation: bool,
+    /// Do so even where the files have none of them.
     pub(super) allow_empty: bool,
     pub(super) dry_run: bool,
 }
@@ -51,6 +54,12 @@ pub(super) async fn round<R: Registry>(
             "the files have no entry, so pruning would delete all of the owner's; -allow-empty says that this is meant",
         ));
     }
+    if policy.prune_federation && survey.relationships.is_empty() && !policy.allow_empty {
+        return Err(Failure::new(
+            "the files have no federation relationship, so pruning would delete all of the server's; -allow-empty says that \
+             this is meant",
+        ));
+    }
     let mut round = Round {
         registry,
         sources,
@@ -59,6 +68,7 @@ pub(super) async fn round<R: Registry>(
         report,
         known: Known::default(),
         batch: Batch::default(),
+        unwanted: Vec::new(),
         tally: Tally::default(),
     };
     // Entries may federate with trust domains that come into being here.
@@ -68,6 +78,7 @@ pub(super) async fn round<R: Registry>(
     if policy.prune {
         round.prune().await?;
     }
+    round.prune_relationships().await?;
     Ok(round.tally)
 }
 
@@ -79,6 +90,8 @@ struct Round<'r, 'e, R> {
     report: &'r mut Report<'e>,
     known: Known,
     batch: Batch,
+    /// Relationships that are to go.
+    unwanted: Vec<FederationRelationship>,
     tally: Tally,
 }
 
@@ -100,10 +113,10 @@ struct Job {
 
 impl<R: Registry> Round<'_, '_, R> {
     async fn relationships(&mut self) -> Result<(), Failure> {
-        if self.survey.relationships.is_empty() {
+        if self.survey.relationships.is_empty() && !self.policy.prune_federation {
             return Ok(());
         }
-        let there: BTreeMap<String, FederationRelationship> = self
+        let mut there: BTreeMap<String, FederationRelationship> = self
             .registry
             .relationships()
             .await?
@@ -113,7 +126,7 @@ impl<R: Registry> Round<'_, '_, R> {
         let (mut creates, mut updates) = (Vec::new(), Vec::new());
         for (wanted, place) in &self.survey.relationships {
             let subject = self.relationship_subject(wanted, *place);
-            match there.get(&wanted.trust_domain) {
+            match there.remove(&wanted.trust_domain).as_ref() {
                 None => {
                     let nothing = FederationRelationship::default();
                     self.report.planned(Action::Create, &subject, &relationship_changes(&nothing, wanted));
@@ -127,6 +140,9 @@ impl<R: Registry> Round<'_, '_, R> {
                     }
                 },
             }
+        }
+        if self.policy.prune_federation {
+            self.unwanted = there.into_values().collect();
         }
         for (action, all) in [(Action::Create, creates), (Action::Update, updates)] {
             let mut all = all.into_iter();
@@ -348,6 +364,28 @@ impl<R: Registry> Round<'_, '_, R> {
         }
     }
 
+    /// Deletes what was found unwanted at the start.
+    async fn prune_relationships(&mut self) -> Result<(), Failure> {
+        let unwanted = std::mem::take(&mut self.unwanted);
+        for batch in unwanted.chunks(BATCH_ITEMS) {
+            let names: Vec<String> =
+                batch.iter().map(|relationship| relationship.trust_domain.clone()).collect();
+            let subject = |name: &String| Subject { kind: RELATIONSHIP, name: name.clone(), place: None };
+            for (name, relationship) in names.iter().zip(batch) {
+                let changes = relationship_changes(&FederationRelationship::default(), relationship);
+                self.report.planned(Action::Delete, &subject(name), &changes);
+            }
+            let answers = match self.policy.dry_run {
+                true => done(names.len()),
+                false => self.registry.delete_relationships(names.clone()).await?,
+            };
+            for (answer, name) in answers.iter().zip(&names) {
+                self.count(Action::Delete, &subject(name), &answer.status);
+            }
+        }
+        Ok(())
+    }
+
     fn count(&mut self, action: Action, subject: &Subject, status: &types::Status) {
         let tally = &mut self.tally;
         let not_found = i32::from(Code::NotFound);
@@ -377,7 +415,7 @@ impl<R: Registry> Round<'_, '_, R> {
 
     fn relationship_subject(&self, relationship: &FederationRelationship, place: Place) -> Subject {
         Subject {
-            kind: "federation_relationship",
+            kind: RELATIONSHIP,
             name: relationship.trust_domain.clone(),
             place: Some(self.sources.place(place)),
         }
@@ -385,6 +423,7 @@ impl<R: Registry> Round<'_, '_, R> {
 }
 
 const ENTRY: &str = "entry";
+const RELATIONSHIP: &str = "federation_relationship";
 
 /// What a dry run is answered.
 fn done(count: usize) -> Vec<Answer> {

@@ -154,6 +154,15 @@ impl Registry for Model {
     ) -> Result<Vec<Answer>, Failure> {
         self.create_relationships(all).await
     }
+
+    async fn delete_relationships(&mut self, trust_domains: Vec<String>) -> Result<Vec<Answer>, Failure> {
+        self.calls.push(("delete relationships", trust_domains.len()));
+        let delete = |name: String| {
+            let code = if self.relationships.remove(&name).is_some() { Code::Ok } else { Code::NotFound };
+            Answer { status: status(code), entry: None }
+        };
+        Ok(trust_domains.into_iter().map(delete).collect())
+    }
 }
 
 fn id(path: &str) -> Option<types::Spiffeid> {
@@ -393,6 +402,41 @@ fn nothing_is_not_everything() {
     assert!(refused.contains("-allow-empty"), "{refused}");
     let meant = Policy { allow_empty: true, ..owned(true) };
     assert_eq!(run(&mut model, "entries: []\n", &meant).0, Ok(tally(0, 0, 1, 0, 0)));
+}
+
+#[test]
+fn relationships_go_only_where_the_files_name_all_of_them() {
+    let file = |names: &[&str]| {
+        let item = |name: &&str| {
+            format!(
+                "- trust_domain: {name}\n  bundle_endpoint_url: https://{name}/bundle\n  https_web: {{}}\n"
+            )
+        };
+        format!("federation_relationships:\n{}", names.iter().map(item).collect::<String>())
+    };
+    let mut model = Model::default();
+    let names = |model: &Model| model.relationships.keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        run(&mut model, &file(&["b.org", "c.org", "d.org"]), &Policy::default()).0,
+        Ok(tally(3, 0, 0, 0, 0))
+    );
+    // Pruning entries leaves relationships alone.
+    let entries = Policy { allow_empty: true, ..owned(true) };
+    assert_eq!(run(&mut model, &file(&["b.org"]), &entries).0, Ok(tally(0, 0, 0, 1, 0)));
+    assert_eq!(names(&model), "b.org c.org d.org");
+    let all = Policy { prune_federation: true, ..Policy::default() };
+    let (done, said) = run(&mut model, &file(&["b.org", "e.org"]), &Policy { dry_run: true, ..all.clone() });
+    assert_eq!((done, names(&model).as_str()), (Ok(tally(1, 0, 2, 1, 0)), "b.org c.org d.org"), "{said}");
+    let (done, said) = run(&mut model, &file(&["b.org", "e.org"]), &all);
+    assert_eq!((done, names(&model).as_str()), (Ok(tally(1, 0, 2, 1, 0)), "b.org e.org"), "{said}");
+    assert!(said.contains("\n- federation_relationship c.org\n"), "{said}");
+    assert_eq!(model.calls.last(), Some(&("delete relationships", 2)), "last, in one call");
+    assert_eq!(run(&mut model, &file(&["b.org", "e.org"]), &all).0, Ok(tally(0, 0, 0, 2, 0)));
+    // Files of entries alone are no wish to federate with nobody.
+    let refused = run(&mut model, "entries: []\n", &all).0.unwrap_err();
+    assert!(refused.contains("-allow-empty") && names(&model) == "b.org e.org", "{refused}");
+    let meant = Policy { allow_empty: true, ..all };
+    assert_eq!(run(&mut model, "entries: []\n", &meant).0, Ok(tally(0, 0, 2, 0, 0)));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use super::session::MysqlSession;
 use crate::aws::RdsLogin;
 use crate::config::SqlConfig;
 use crate::dsn::mysql::{Address, Dsn, Family, Tls};
-use crate::postgres::stream::{Wire, tcp, unix};
 use crate::remote::Dial;
+use crate::remote::stream::{Wire, tcp, unix};
 
 /// How long a server may take to be reached, unless the connection string says. The driver waits for as long as the
 /// system does, which is minutes.

@@ -1,6 +1,6 @@
 //! MySQL, MariaDB, and engines that speak their protocol.
 
-mod client;
+pub(crate) mod client;
 mod connect;
 mod fault;
 mod session;
@@ -113,17 +113,13 @@ fn login(config: &SqlConfig, kind: DatabaseType, dsn: &Dsn) -> Result<Option<Rds
 /// Looks at the version and, on the primary, at the schema; says the type of its texts. The connection is not used
 /// again: it may hold the lock under which schemas are changed.
 async fn greet(pool: &Pool<Connector>, config: &SqlConfig, read_only: bool) -> Result<Option<Arc<str>>> {
-    let mut lease = pool.lease(false).await?;
     let config = config.clone();
-    let (lease, prepared) = tokio::task::spawn_blocking(move || {
-        let prepared = prepare(&mut lease.session, &config, read_only).map_err(|fault| fault.0);
-        lease.session.end();
-        (lease, prepared)
+    pool.once(move |session| {
+        let prepared = prepare(session, &config, read_only).map_err(|fault| fault.0);
+        session.end();
+        prepared
     })
-    .await
-    .map_err(|_| Error::Internal("opening the database panicked".into()))?;
-    pool.give_back(lease);
-    prepared
+    .await?
 }
 
 fn prepare(session: &mut MysqlSession, config: &SqlConfig, read_only: bool) -> Sql<Option<Arc<str>>> {

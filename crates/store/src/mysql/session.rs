@@ -188,6 +188,10 @@ impl Transact for MysqlSession {
     fn worst(&self) -> Option<Meaning> {
         self.worst
     }
+
+    fn is_over(&self) -> bool {
+        matches!(self.worst, Some(Meaning::Conflict | Meaning::Lost))
+    }
 }
 
 /// Whether a table, column or index of that name exists.

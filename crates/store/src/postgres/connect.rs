@@ -2,22 +2,26 @@
 //! `sslmode`, passwords from a file, the kind of server that is wanted.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use spire_core::pki::pem;
 use spire_net::tls::{Identity, ServerTrust, TlsClient, TlsVersions, UpgradeOptions};
 use spire_ports::datastore::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio_postgres::config::SslNegotiation;
 use tokio_postgres::tls::NoTls;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tracing::debug;
 
 use super::fault::{of, unreachable};
-use super::stream::{Upgrade, Wire, tcp, unix};
+use super::session::PgSession;
+use super::stream::Upgrade;
 use crate::aws::RdsLogin;
 use crate::dsn::libpq::{ConnectionString, Host, SslMode, Surroundings, Target, password_of};
+use crate::remote::Dial;
+use crate::remote::stream::{Wire, tcp, unix};
 
 /// How long one server may take to be reached, unless the connection string says. The driver waits for as long as the
 /// system does, which is minutes.
@@ -32,6 +36,8 @@ pub(super) struct Connector {
     around: Surroundings,
     /// Tokens instead of a password.
     login: Option<RdsLogin>,
+    /// What notifications of this server carry, once it is known that the database has them.
+    own: Arc<OnceLock<Arc<str>>>,
 }
 
 /// Whether a connection is made with TLS.
@@ -70,7 +76,7 @@ impl Connector {
             Some(login) => Some(login(&target)?),
             None => None,
         };
-        Ok(Self { target, around, login })
+        Ok(Self { target, around, login, own: Arc::default() })
     }
 
     /// What messages call the database: no password is in it.
@@ -80,8 +86,14 @@ impl Connector {
         format!("{}/{}", hosts.join(","), self.target.database)
     }
 
+    /// Has each commit that others must know of announced by this name.
+    pub(super) fn announce_as(&self, own: Arc<str>) {
+        // There is one name, which is set once.
+        let _ = self.own.set(own);
+    }
+
     /// A connection to the first of the servers that will do.
-    pub(super) async fn connect(&self, listener: Option<Listener>) -> Result<Client> {
+    pub(super) async fn client(&self, listener: Option<Listener>) -> Result<Client> {
         let mut order: Vec<&Host> = self.target.hosts.iter().collect();
         if self.target.shuffled {
             shuffle(&mut order);
@@ -296,6 +308,15 @@ impl Connector {
             .replace_pem(&content(&certificate)?, &content(&key)?)
             .map_err(|error| Error::Unavailable(error.to_string()))?;
         Ok(Some(identity))
+    }
+}
+
+impl Dial for Connector {
+    type Session = PgSession;
+
+    async fn connect(&self) -> Result<PgSession> {
+        let client = self.client(None).await?;
+        Ok(PgSession::new(client, Handle::current(), Arc::clone(&self.own)))
     }
 }
 

@@ -5,19 +5,9 @@ use std::error::Error as _;
 use spire_ports::datastore::Error;
 use tokio_postgres::error::SqlState;
 
-/// What an error means for the transaction in which it came up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// The statement is at fault; the connection is well.
-    Statement,
-    /// Another transaction was in the way. This one did not commit and can be repeated.
-    Conflict,
-    /// A row with that key came to be. A repetition would find it.
-    Duplicate,
-    /// The connection is lost, or the server is about to end it.
-    Lost,
-}
+use crate::remote::Meaning;
 
+/// What an error means for the transaction in which it came up.
 pub(super) fn meaning(error: &tokio_postgres::Error) -> Meaning {
     let Some(code) = error.code() else { return Meaning::Lost };
     // 40xxx: transaction rollback. 40003 is that nobody knows whether it was done.

@@ -27,8 +27,6 @@ const CHECK: Duration = Duration::from_secs(30);
 /// What is heard on the channel.
 pub(super) struct Hints {
     heard: Arc<Notify>,
-    /// What our own notifications carry; `None` where the database has none.
-    own: Option<Arc<str>>,
     task: Option<AbortHandle>,
 }
 
@@ -49,15 +47,12 @@ impl Hints {
         let heard = Arc::new(Notify::new());
         if !supported {
             debug!(subsystem_name = "sql", "The database has no notifications; changes are polled for");
-            return Self { heard, own: None, task: None };
+            return Self { heard, task: None };
         }
         let own = own_name();
-        let task = runtime.spawn(listen(connector, Arc::clone(&heard), Arc::clone(&own)));
-        Self { heard, own: Some(own), task: Some(task.abort_handle()) }
-    }
-
-    pub(super) fn own_name(&self) -> Option<Arc<str>> {
-        self.own.clone()
+        connector.announce_as(Arc::clone(&own));
+        let task = runtime.spawn(listen(connector, Arc::clone(&heard), own));
+        Self { heard, task: Some(task.abort_handle()) }
     }
 
     /// Resolves when something was heard since the last time.
@@ -97,7 +92,7 @@ async fn listen(connector: Arc<Connector>, heard: Arc<Notify>, own: Arc<str>) {
                 }
             })
         };
-        match connector.connect(Some(listener)).await {
+        match connector.client(Some(listener)).await {
             Ok(client) => {
                 if client.batch_execute(&format!("LISTEN {CHANNEL}")).await.is_ok() {
                     wait = AGAIN;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
@@ -10,10 +11,12 @@ use tokio::runtime::Handle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
-use super::fault::{Meaning, meaning, of};
+use super::fault::{meaning, of};
+use super::hints;
 use super::wire::type_of;
 use crate::fault::{Fault, Sql};
-use crate::sql::{Dialect, Param, Row, Session};
+use crate::remote::{Kind, Meaning, Transact};
+use crate::sql::{Dialect, Isolation, Param, Row, Session};
 
 /// How many prepared statements a connection keeps: more than this crate has texts in common use.
 const STATEMENTS: usize = 256;
@@ -26,8 +29,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(super) struct PgSession {
     client: Client,
     runtime: Handle,
+    /// What notifications of this server carry, once it is known that the database has them.
+    own: Arc<OnceLock<Arc<str>>>,
     statements: HashMap<Box<str>, Statement>,
     changes: u64,
+    /// Whether the transaction only reads.
+    reading: bool,
     /// A transaction that only reads is begun together with its first statement.
     pending: Option<&'static str>,
     /// The worst that happened since the transaction began.
@@ -35,27 +42,32 @@ pub(super) struct PgSession {
     announced: bool,
 }
 
+/// What begins a transaction. A read sees one snapshot. A write sees what the isolation asks for: statements
+/// that stand for themselves run on READ COMMITTED; rows that are read and written back make a REPEATABLE READ
+/// fail where another wrote them; what must stay absent needs SERIALIZABLE. Engines without one of these levels
+/// take the next stronger.
+fn beginning(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        Kind::Write(Isolation::Statement) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+        Kind::Write(Isolation::Rows) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
+        Kind::Write(Isolation::Absence) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+    }
+}
+
 impl PgSession {
-    pub(super) fn new(client: Client, runtime: Handle) -> Self {
+    pub(super) fn new(client: Client, runtime: Handle, own: Arc<OnceLock<Arc<str>>>) -> Self {
         Self {
             client,
             runtime,
+            own,
             statements: HashMap::new(),
             changes: 0,
+            reading: false,
             pending: None,
             worst: None,
             announced: false,
         }
-    }
-
-    /// Whether the connection can be used no more.
-    pub(super) fn is_lost(&self) -> bool {
-        self.client.is_closed() || self.worst == Some(Meaning::Lost)
-    }
-
-    /// The worst that happened since [`Self::begin`].
-    pub(super) fn worst(&self) -> Option<Meaning> {
-        self.worst
     }
 
     /// Lets others go ahead.
@@ -66,38 +78,6 @@ impl PgSession {
     /// Takes what happened as dealt with.
     pub(super) fn forget(&mut self) {
         self.worst = self.worst.filter(|worst| *worst == Meaning::Lost);
-    }
-
-    /// Whether the transaction changed what other servers look at.
-    pub(super) fn is_announced(&self) -> bool {
-        self.announced
-    }
-
-    /// Begins a transaction that writes.
-    pub(super) fn begin(&mut self, sql: &'static str) -> Sql<()> {
-        self.fresh();
-        self.batch(sql)
-    }
-
-    /// Begins a transaction that reads, which costs no round trip of its own.
-    pub(super) fn begin_later(&mut self, sql: &'static str) {
-        self.fresh();
-        self.pending = Some(sql);
-    }
-
-    fn fresh(&mut self) {
-        self.worst = None;
-        self.announced = false;
-        self.pending = None;
-    }
-
-    /// Ends a transaction that read, without waiting for the answer: whatever comes next on the connection is
-    /// answered after it.
-    pub(super) fn end_reading(&mut self) {
-        if self.pending.take().is_none() {
-            // The first poll hands the message to the connection.
-            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
-        }
     }
 
     /// The prepared statement of a text, from now on known.
@@ -257,5 +237,48 @@ impl Session for PgSession {
 
     fn announce(&mut self) {
         self.announced = true;
+    }
+}
+
+impl Transact for PgSession {
+    /// A transaction that reads costs no round trip to begin.
+    fn begin(&mut self, kind: Kind) -> Sql<()> {
+        self.worst = None;
+        self.announced = false;
+        self.reading = kind == Kind::Read;
+        self.pending = self.reading.then_some(beginning(kind));
+        if self.reading { Ok(()) } else { self.batch(beginning(kind)) }
+    }
+
+    /// In one message with the announcement, which costs no round trip so.
+    fn commit(&mut self) -> Sql<()> {
+        let own = self.own.get().filter(|_| self.announced).cloned();
+        match own {
+            Some(own) => self.batch(&format!("{}; COMMIT", hints::announcement(&own))),
+            None => self.batch("COMMIT"),
+        }
+    }
+
+    fn roll_back(&mut self) {
+        if !self.reading {
+            // If this fails too, the connection is marked as lost and not used again.
+            let _ = self.batch("ROLLBACK");
+        } else if self.pending.take().is_none() {
+            // Nobody waits for the answer: whatever comes next on the connection is answered after it. The first poll
+            // hands the message to the connection.
+            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.client.is_closed() || self.worst == Some(Meaning::Lost)
+    }
+
+    fn worst(&self) -> Option<Meaning> {
+        self.worst
+    }
+
+    fn is_over(&self) -> bool {
+        self.worst.is_some()
     }
 }

@@ -3,15 +3,6 @@
 use super::*;
 
 #[test]
-fn waits_are_short_first_and_bounded() {
-    for attempt in 1..=ATTEMPTS {
-        let wait = backoff(attempt);
-        assert!(wait > Duration::ZERO && wait <= BACKOFF_MAX * 5 / 4, "{attempt}: {wait:?}");
-    }
-    assert!(backoff(1) < Duration::from_millis(10));
-}
-
-#[test]
 fn a_server_needs_a_runtime() {
     let config = SqlConfig {
         database_type: "postgres".into(),

@@ -1,5 +1,5 @@
 //! What belongs to the entries of a listing: selectors, DNS names and trust domains, each fetched with one
-//! statement and merged in row order.
+//! statement, or all with one, and merged in row order.
 
 use spire_core::model::Entry;
 use spire_core::spiffe::{Selector, Selectors, TrustDomain};
@@ -45,6 +45,25 @@ const FEDERATES_WITH: Children = children!(
     "ORDER BY F.registered_entry_id, F.bundle_id"
 );
 
+/// All of them, told apart by their second column.
+macro_rules! united {
+    ($which:literal) => {
+        concat!(
+            "SELECT registered_entry_id, 0, id, type, value FROM selectors WHERE registered_entry_id ",
+            $which,
+            " UNION ALL SELECT registered_entry_id, 1, id, '', value FROM dns_names WHERE registered_entry_id ",
+            $which,
+            " UNION ALL SELECT F.registered_entry_id, 2, F.bundle_id, '', B.trust_domain \
+             FROM federated_registration_entries F {join} bundles B ON B.id = F.bundle_id \
+             WHERE F.registered_entry_id ",
+            $which,
+            " ORDER BY 1, 2, 3"
+        )
+    };
+}
+
+const UNITED: Children = Children { range: united!("BETWEEN ?1 AND ?2"), scattered: united!("{in_rows ?1}") };
+
 /// Completes entries. They must be in the order of their row ids.
 pub(super) fn attach(
     conn: &mut dyn Session,
@@ -52,6 +71,9 @@ pub(super) fn attach(
     interner: &mut Interner,
 ) -> Sql<()> {
     let rows: Vec<i64> = entries.iter().map(|(row, _)| *row).collect();
+    if conn.dialect().unites_tables() {
+        return attach_united(conn, entries, &rows, interner);
+    }
     let mut own: Vec<Selector> = Vec::new();
     let mut owner = 0;
     each_child(conn, &SELECTORS, &rows, |index, row| {
@@ -77,6 +99,34 @@ pub(super) fn attach(
         domains.extend(readable("bundles", rows[index], domain).map(|domain| (index, domain)));
         Ok(())
     })?;
+    distribute(domains, |index, domains| entries[index].1.federates_with = domains);
+    Ok(())
+}
+
+/// As [`attach`], with one statement.
+fn attach_united(
+    conn: &mut dyn Session,
+    entries: &mut [(i64, Entry)],
+    rows: &[i64],
+    interner: &mut Interner,
+) -> Sql<()> {
+    let mut selectors: Vec<(usize, Selector)> = Vec::new();
+    let mut names: Vec<(usize, Box<str>)> = Vec::new();
+    let mut domains: Vec<(usize, TrustDomain)> = Vec::new();
+    each_child(conn, &UNITED, rows, |index, row| {
+        let value = text_or_empty(row, 4)?;
+        match integer(row, 1)? {
+            0_i64 => selectors.push((index, interner.selector(&text_or_empty(row, 3)?, &value))),
+            1 => names.push((index, value.into())),
+            _ => {
+                let domain = readable("bundles", rows[index], trust_domain(&value));
+                domains.extend(domain.map(|domain| (index, domain)));
+            }
+        }
+        Ok(())
+    })?;
+    distribute(selectors, |index, own| entries[index].1.selectors = own.into_iter().collect());
+    distribute(names, |index, names| entries[index].1.dns_names = names);
     distribute(domains, |index, domains| entries[index].1.federates_with = domains);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! block, and repeated where others were in its way and nothing was committed.
 
 mod pool;
+pub(crate) mod stream;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,18 +11,18 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use spire_ports::datastore::{Consistency, Error, Result};
+use spire_ports::datastore::{Consistency, Error, EventId, Result};
 use tracing::warn;
 
+use crate::convert::integer;
 use crate::fault::Sql;
-use crate::postgres::recent_events;
-use crate::sql::{Isolation, Session};
+use crate::sql::{Isolation, Session, params};
 
 pub(crate) use pool::Pool;
 
 /// How often an operation is tried at most. Conflicts among a handful of servers end after one or two; what loses
 /// more often than this is better told to its caller.
-const ATTEMPTS: u32 = 12;
+pub(crate) const ATTEMPTS: u32 = 12;
 
 /// The longest wait between attempts; the first ones are much shorter.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -51,6 +52,9 @@ pub(crate) trait Transact: Session + Send + Sized + 'static {
 
     /// The worst that happened since the transaction began.
     fn worst(&self) -> Option<Meaning>;
+
+    /// Whether there is nothing left to commit: what failed has ended the transaction, and nothing undid it.
+    fn is_over(&self) -> bool;
 }
 
 /// What an operation does with its transaction.
@@ -206,7 +210,7 @@ impl<D: Dial> Remote<D> {
 }
 
 /// Waits longer each time, and never as long as a competitor that started with us.
-fn backoff(attempt: u32) -> Duration {
+pub(crate) fn backoff(attempt: u32) -> Duration {
     use std::hash::{BuildHasher, RandomState};
     let bound = Duration::from_millis(2 << attempt.min(8)).min(BACKOFF_MAX);
     let part = u32::try_from(RandomState::new().hash_one(attempt) % 1000).unwrap_or(0);
@@ -230,8 +234,8 @@ fn try_once<T>(
             session.roll_back();
             Outcome::Done(Ok(value))
         }
-        // Work that went on after a lost race has nothing to commit.
-        (Ok(_), Kind::Write(_)) if matches!(session.worst(), Some(Meaning::Conflict | Meaning::Lost)) => {
+        // Work that went on after a lost race has nothing to commit, and a COMMIT might say so in silence.
+        (Ok(_), Kind::Write(_)) if session.is_over() => {
             session.roll_back();
             failed(session, Error::Unavailable("the transaction was rolled back".into()))
         }
@@ -263,6 +267,26 @@ fn commit<T>(session: &mut impl Transact, value: T) -> Outcome<T> {
     }
 }
 
+/// How many ids of events up to one are counted: more than those of transactions that run at once.
+const RECENT: i64 = 1000;
+
+/// How many entry events are visible of those up to this one. A replica shows no more of them than the primary did
+/// before, and as many only where it shows the same: ids are not in the order of commits, so that the latest
+/// alone would not tell.
+fn recent_events(session: &mut dyn Session, event: EventId) -> Sql<i64> {
+    let last = i64::try_from(event).unwrap_or(i64::MAX);
+    let mut count = 0;
+    session.query(
+        "SELECT COUNT(*) FROM registered_entries_events WHERE id > ?1 AND id <= ?2",
+        params![last.saturating_sub(RECENT), last],
+        &mut |row| {
+            count = integer(row, 0)?;
+            Ok(false)
+        },
+    )?;
+    Ok(count)
+}
+
 fn text_of(error: Error) -> String {
     match error {
         Error::Unavailable(text) | Error::Internal(text) => text,
@@ -276,5 +300,19 @@ fn failed<T>(session: &impl Transact, error: Error) -> Outcome<T> {
         Some(why @ (Meaning::Conflict | Meaning::Duplicate | Meaning::Lost)) => Outcome::Again(error, why),
         Some(Meaning::Statement) | None if session.is_lost() => Outcome::Again(error, Meaning::Lost),
         Some(Meaning::Statement) | None => Outcome::Done(Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_short_first_and_bounded() {
+        for attempt in 1..=ATTEMPTS {
+            let wait = backoff(attempt);
+            assert!(wait > Duration::ZERO && wait <= BACKOFF_MAX * 5 / 4, "{attempt}: {wait:?}");
+        }
+        assert!(backoff(1) < Duration::from_millis(10));
     }
 }

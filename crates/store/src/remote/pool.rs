@@ -102,6 +102,22 @@ impl<D: Dial> Pool<D> {
         }
     }
 
+    /// Runs the work on a connection, outside of any transaction.
+    pub(crate) async fn once<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut D::Session) -> T + Send + 'static,
+    ) -> Result<T> {
+        let mut lease = self.lease(false).await?;
+        let (lease, done) = tokio::task::spawn_blocking(move || {
+            let done = work(&mut lease.session);
+            (lease, done)
+        })
+        .await
+        .map_err(|_| Error::Internal("opening the database panicked".into()))?;
+        self.give_back(lease);
+        Ok(done)
+    }
+
     /// Ends idle connections and refuses further operations.
     pub(crate) fn close(&self) {
         self.permits.close();

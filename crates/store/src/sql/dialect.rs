@@ -40,6 +40,12 @@ impl Dialect {
         self == Self::Postgres
     }
 
+    /// Whether rows of several tables are better read by one statement: where that saves round trips.
+    pub(crate) fn unites_tables(self) -> bool {
+        // MySQL could not lock what such a statement reads.
+        self == Self::Postgres
+    }
+
     /// Writes out the places. Borrows what has none.
     pub(crate) fn expand(self, sql: &str) -> Cow<'_, str> {
         let Some(mut from) = sql.find('{') else {

@@ -5,9 +5,11 @@
 //! that [`dialect`] writes out. Each adapter translates a text once and keeps it prepared.
 
 pub(crate) mod dialect;
+mod logged;
 mod value;
 
 pub(crate) use dialect::Dialect;
+pub(crate) use logged::Logged;
 pub(crate) use value::{Cell, Param, Value, params};
 
 use crate::fault::Sql;

@@ -15,8 +15,8 @@ pub(super) const AGENT_ENTRIES: usize = 10;
 const ROWS: usize = 50_000;
 
 /// A far expiry, in the forms that tables want.
-const EXPIRY: i64 = 4_000_000_000;
-const EXPIRY_TEXT: &str = "2096-10-02 07:06:40+00:00";
+pub(super) const EXPIRY: i64 = 4_000_000_000;
+pub(super) const EXPIRY_TEXT: &str = "2096-10-02 07:06:40+00:00";
 const NOW: &str = "2026-01-01 00:00:00.123456789+00:00";
 
 /// The join token of an agent, which its SPIFFE ID is made of.

@@ -4,9 +4,11 @@
 mod fill;
 mod fleet;
 mod plot;
+mod postgres;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +24,7 @@ use crate::{Set, say};
 use fill::AGENT_ENTRIES;
 use fleet::Latencies;
 use plot::{Plot, Scale, Series};
+use postgres::{Postgres, Schema};
 
 /// Entries of a page.
 const PAGE: i32 = 500;
@@ -43,6 +46,8 @@ struct Options {
     idle: Duration,
     changes: usize,
     plots: Option<PathBuf>,
+    /// Where the databases are, if not in files.
+    postgres: Option<Postgres>,
 }
 
 /// What was measured with one number of entries.
@@ -101,21 +106,29 @@ async fn simulate(options: &Options, set: &Set) -> Result<Measured> {
         "page: first, middle, last"
     ));
     let empty = {
-        let site = Site::new(set.clone())?;
+        let (site, schema) = site(options, set).await?;
         let server = site.server().await?;
         tokio::time::sleep(options.idle).await;
-        server.memory()?
+        let memory = server.memory()?;
+        drop(server);
+        end(schema).await?;
+        memory
     };
     let mut measured = Measured { set: set.clone(), points: Vec::new(), fleet: None };
     for (n, size) in sizes.iter().enumerate() {
         let is_last = n + 1 == sizes.len();
         let clients = if is_last { options.clients.min(size / AGENT_ENTRIES) } else { 0 };
-        let site = Site::new(set.clone())?;
+        let (site, schema) = site(options, set).await?;
         // The first start makes the schema and the authorities.
         drop(site.server().await?);
-        let database = site.database();
         let filled = *size;
-        tokio::task::spawn_blocking(move || fill::fill(&database, filled, clients)).await??;
+        match &schema {
+            Some(schema) => schema.fill(filled, clients).await?,
+            None => {
+                let database = site.database();
+                tokio::task::spawn_blocking(move || fill::fill(&database, filled, clients)).await??;
+            }
+        }
         let server = site.server().await?;
         let point = point(options, &site, &server, *size, empty).await?;
         say(&row(&point));
@@ -125,8 +138,26 @@ async fn simulate(options: &Options, set: &Set) -> Result<Measured> {
             say(&latencies.text());
             measured.fleet = Some(latencies);
         }
+        drop(server);
+        end(schema).await?;
     }
     Ok(measured)
+}
+
+/// A new server, and its schema where it is on PostgreSQL.
+async fn site(options: &Options, set: &Set) -> Result<(Site, Option<Schema>)> {
+    let Some(postgres) = &options.postgres else { return Ok((Site::new(set.clone())?, None)) };
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("spire_bench_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let schema = postgres.schema(&name).await?;
+    Ok((Site::on_postgres(set.clone(), schema.connection_string.clone())?, Some(schema)))
+}
+
+async fn end(schema: Option<Schema>) -> Result<()> {
+    match schema {
+        Some(schema) => schema.end().await,
+        None => Ok(()),
+    }
 }
 
 async fn point(
@@ -283,6 +314,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         idle: Duration::from_secs(20),
         changes: 400,
         plots: None,
+        postgres: None,
     };
     let mut left = arguments.iter();
     while let Some(argument) = left.next() {
@@ -304,6 +336,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "-period" => options.period = Duration::from_secs(value()?.parse().context("-period")?),
             "-idle" => options.idle = Duration::from_secs(value()?.parse().context("-idle")?),
             "-changes" => options.changes = value()?.parse().context("-changes")?,
+            "-postgres" => options.postgres = Some(Postgres::new(value()?)?),
             "-plots" => options.plots = Some(value()?.into()),
             set => {
                 let Some((name, folder)) = set.split_once('=') else { bail!("{USAGE}") };
@@ -324,6 +357,8 @@ fn parse(arguments: &[String]) -> Result<Options> {
 }
 
 const USAGE: &str = "usage: spire-bench simulate NAME=FOLDER… [-entries 1000,10000,100000,1000000] [-at-most NAME=ENTRIES] \
-                     [-clients 10000] [-seconds 60] [-period 10] [-idle 20] [-changes 400] [-plots FOLDER]
+                     [-clients 10000] [-seconds 60] [-period 10] [-idle 20] [-changes 400] [-plots FOLDER] \
+                     [-postgres 'host=… user=…']
 -entries: ascending, from 10 on; there is an agent for every ten of them
--clients: agents that connect at the last size; each syncs once in -period seconds and renews an SVID every sixth time";
+-clients: agents that connect at the last size; each syncs once in -period seconds and renews an SVID every sixth time
+-postgres: connection string (key=value pairs, no TLS) of a database in which schemas can be made, instead of SQLite";

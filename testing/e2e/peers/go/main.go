@@ -29,7 +29,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peer serve|call|jwt|watch|ping|tokens|validate|admin SOCKET [ARG...], or peer bundle|get URL [ARG...]"))
+		fail(fmt.Errorf("usage: peer serve|call|jwt|watch|ping|tokens|validate|admin|demo-server|demo-client SOCKET [ARG...], or peer bundle|get URL [ARG...]"))
 	}
 	socket := workloadapi.WithAddr("unix://" + os.Args[2])
 	args := os.Args[3:]
@@ -55,6 +55,10 @@ func main() {
 		err = ping(ctx, socket, args[0], args[1])
 	case "tokens":
 		err = tokens(ctx, socket, args[0])
+	case "demo-server":
+		err = demoServer(ctx, socket, args[0], args[1])
+	case "demo-client":
+		err = demoClient(ctx, socket, args[0], args[1])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}

@@ -140,6 +140,25 @@ fn life(site: &Site) -> Outcome {
     assert_eq!(lines.len(), 2, "{json}");
     assert!(lines[0].contains("\"x509_svid_ttl\":{\"from\":60,\"to\":61}"), "{json}");
     assert!(lines[1].contains("\"summary\":{") && lines[1].contains("\"updated\":1"), "{json}");
+    relationships_go(site)
+}
+
+/// Relationships that no file has go where that is asked for.
+fn relationships_go(site: &Site) -> Outcome {
+    let third = FILE.split_once("---\n").map_or("", |(_, text)| text).replace("other.test", "third.test");
+    place::write(&site.path("third.yaml"), &third)?;
+    ends(site, &["apply", "-f", "third.yaml"], 0)?;
+    let pruned = ends(site, &["apply", "-f", "a.yaml", "-owner", "team", "-prune", "-prune-federation"], 0)?;
+    assert!(pruned.stdout.contains("- federation_relationship third.test\n"), "{pruned}");
+    assert!(pruned.stdout.ends_with("0 created, 0 updated, 1 deleted, 3 unchanged, 0 failed\n"), "{pruned}");
+    let left = site.cli_json(&["federation", "list"])?;
+    let left: Vec<&str> = left["federation_relationships"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|relationship| relationship["trust_domain"].as_str())
+        .collect();
+    assert_eq!(left, ["other.test"]);
     Ok(())
 }
 

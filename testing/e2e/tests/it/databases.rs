@@ -12,6 +12,7 @@ use crate::harness::{Case, Need, Outcome, SOON, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
     const POSTGRES: &[Need] = &[Need::Postgres];
+    const OURS: &[Need] = &[Need::Postgres, Need::Ours];
     const MIXED: &[Need] = &[Need::Postgres, Need::Ours, Need::Reference];
     vec![
         Case { name: "databases::known_agents_are_served_without_postgres", needs: POSTGRES, run: outage },
@@ -22,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         },
         Case { name: "databases::beside_the_reference_on_one_postgres", needs: MIXED, run: beside_theirs },
         Case { name: "databases::postgres_is_taken_over_and_given_back", needs: MIXED, run: take_over },
+        Case { name: "databases::statements_are_logged_where_wanted", needs: OURS, run: statements },
         Case { name: "databases::wrong_settings_are_named", needs: &[Need::Ours], run: wrong_settings },
     ]
 }
@@ -43,6 +45,29 @@ fn site_on(connection_string: &str) -> Result<Site> {
         "database_type = \"postgres\"\n            connection_string = \"{connection_string}\""
     ));
     Ok(site)
+}
+
+/// `log_sql` shows statements with their values at DEBUG, on a database server and on a file; tokens are no values to show.
+fn statements() -> Outcome {
+    let database = start()?;
+    let mut sites = [site_on(&database.database("spire")?)?, Site::new()?];
+    for site in &mut sites {
+        let file = format!("{}/datastore.sqlite3", site.server.data().display());
+        let settings = site.server.datastore.get_or_insert_with(|| {
+            format!("database_type = \"sqlite3\"\n            connection_string = \"{file}\"")
+        });
+        settings.push_str("\n            log_sql = true");
+        let server = site.start_server()?;
+        let id = site.entry(AGENT, WORKLOAD, "unix:uid:4242", &[])?;
+        let token = site.token(AGENT)?;
+        let shown = ["level=debug", "subsystem_name=gorm", "INSERT INTO registered_entries"];
+        server.wait_for(&[&shown[..], &[&id, "1 rows affected or returned]"]].concat(), SOON)?;
+        server.wait_for(&["subsystem_name=gorm", "INSERT INTO join_tokens"], SOON)?;
+        let lines = server.lines();
+        let told = lines.iter().find(|line| line.contains("subsystem_name=gorm") && line.contains(&token));
+        assert!(told.is_none(), "{told:?}");
+    }
+    Ok(())
 }
 
 /// While the database is away known agents get SVIDs and writes fail by name; then all goes on by itself.

@@ -2,16 +2,38 @@
 
 use std::time::Duration;
 
+use spire_testkit::database::{Options, Postgres};
 use spire_testkit::{Run, place};
 
 use crate::harness::site::text;
 use crate::harness::{Case, Need, Outcome, programs};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case { name: "scale::the_simulator_in_short", needs: &[Need::Bench], run: simulated }]
+    vec![
+        Case { name: "scale::the_simulator_in_short", needs: &[Need::Bench], run: on_sqlite },
+        Case {
+            name: "scale::the_simulator_on_postgres",
+            needs: &[Need::Bench, Need::Postgres],
+            run: on_postgres,
+        },
+    ]
 }
 
-fn simulated() -> Outcome {
+fn on_sqlite() -> Outcome {
+    simulated(&[])
+}
+
+fn on_postgres() -> Outcome {
+    let database = Postgres::start(&Options::default())?;
+    let connection_string = database.database("simulated")?;
+    simulated(&["-postgres", &connection_string])?;
+    let left =
+        database.sql("simulated", "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'spire_bench%'")?;
+    assert_eq!(left.trim(), "0", "schemas are dropped");
+    Ok(())
+}
+
+fn simulated(store: &[&str]) -> Outcome {
     let folder = place::folder()?;
     let (plots, set) =
         (folder.path().join("plots"), format!("ours={}", programs::under_test().folder.display()));
@@ -19,6 +41,7 @@ fn simulated() -> Outcome {
     let done = Run::new(programs::bench())
         .args(&["simulate", &set, "-changes", "8", "-plots", text(&plots)])
         .args(&sizes)
+        .args(store)
         .within(folder.path())
         .at_most(Duration::from_secs(400))
         .success()?;

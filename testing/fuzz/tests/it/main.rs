@@ -1,6 +1,7 @@
 //! Fuzz targets: whatever comes in, a parser neither panics nor says what is not so.
 
 mod attestors;
+mod database;
 mod dsn;
 mod oidc;
 mod pki;

@@ -85,7 +85,7 @@ impl Mariadb {
         write_secret(&first, &statements, owner)?;
         settings.push(format!("init-file={}", first.display()));
         let disk = disk(options, &data)?;
-        let port = place::port()?;
+        let port = options.port.map_or_else(place::port, Ok)?;
         let mut server =
             Self { process: None, program, owner, data, port, settings, disk, certificates, folder };
         server.restart()?;

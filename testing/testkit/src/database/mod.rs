@@ -32,6 +32,8 @@ pub struct Options {
     pub client_certificate: bool,
     /// Keeps its data on a file system of so many octets. Needs root.
     pub disk: Option<u64>,
+    /// Its TCP port; a free one if it is not said.
+    pub port: Option<u16>,
     /// Further settings, as its command line takes them: `name=value`.
     pub settings: Vec<String>,
 }

@@ -92,7 +92,8 @@ impl Postgres {
         write_secret(&data.join("pg_hba.conf"), &access, owner)?;
         let sockets = sockets(folder.path(), owner)?;
         let disk = disk(options, &data)?;
-        let place = Place { programs, owner, data, sockets, port: place::port()?, settings, disk };
+        let port = options.port.map_or_else(place::port, Ok)?;
+        let place = Place { programs, owner, data, sockets, port, settings, disk };
         let mut server = Self { process: None, place, certificates, folder };
         server.restart()?;
         Ok(server)

@@ -65,6 +65,32 @@ async fn a_subscriber_waits_for_its_svid_and_hears_of_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_identity_that_does_not_come_keeps_no_others_back() {
+    let (identities, clock) = identities();
+    add(&identities, vec![entry("a", "x"), entry("b", "y")]);
+    issue(&identities, clock, "a");
+    let mut subscription = identities.subscribe(&set(&["x", "y"]));
+    let served = subscription.first().await.unwrap();
+    let ready: Vec<&str> = served.view.identities().map(|(entry, _)| entry.id.as_str()).collect();
+    assert_eq!(ready, ["a"]);
+    // Later the other one comes as a change, and a new workload need not wait.
+    issue(&identities, clock, "b");
+    assert_eq!(subscription.changed().await.unwrap().view.identities().count(), 2);
+    let mut later = identities.subscribe(&set(&["x", "y"]));
+    assert_eq!(later.first().await.unwrap().view.identities().count(), 2);
+
+    // One without any waits for its first, however long that takes, and no longer.
+    add(&identities, vec![entry("c", "z"), entry("d", "z")]);
+    let mut poor = identities.subscribe(&set(&["z"]));
+    assert!(tokio::time::timeout(READY_MAX * 10, poor.first()).await.is_err());
+    issue(&identities, clock, "d");
+    let served = poor.first().await.unwrap();
+    assert_eq!(served.view.identities().count(), 1);
+    identities.close();
+    assert!(poor.first().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_selector_sets_are_forgotten_and_come_back() {
     let (identities, clock) = identities();
     let workload = set(&["x"]);

@@ -2,6 +2,7 @@
 //! statements (docs/adr/0013-a-mysql-client-of-our-own.md; MySQL Internals: client/server protocol).
 
 mod auth;
+pub(crate) mod fuzzing;
 mod packet;
 mod rows;
 
@@ -14,7 +15,6 @@ use spire_net::tls::TlsClient;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use crate::fault::Sql;
-use crate::postgres::stream::Wire;
 
 use auth::{Login, Method};
 use packet::{MALFORMED, PIECE_MAX, Reader, framed, push_string};
@@ -26,6 +26,9 @@ const CHARSET: u8 = 45;
 
 /// How many prepared statements a connection keeps: more than this crate has texts in common use.
 const STATEMENTS: usize = 256;
+
+/// How many columns an answer has at most: what a table may have.
+const COLUMNS_MAX: u64 = 4096;
 
 /// How many times a server may ask for another method before it is not believed to end.
 const ROUNDS_MAX: usize = 8;
@@ -107,7 +110,7 @@ pub(super) struct Greeting<'a> {
 }
 
 /// A stream of octets, with TLS or without.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -135,7 +138,10 @@ enum Answer {
 
 impl Client {
     /// Logs in.
-    pub(super) async fn connect(stream: Wire, greeting: &Greeting<'_>) -> Result<Self, Failure> {
+    pub(super) async fn connect(
+        stream: impl Stream + 'static,
+        greeting: &Greeting<'_>,
+    ) -> Result<Self, Failure> {
         let mut client = Self {
             stream: BufReader::new(Box::new(stream)),
             sequence: 0,
@@ -370,6 +376,9 @@ impl Client {
             Some(0xfb) => Err(Failure::Protocol("the server asks for a file")),
             _ => {
                 let count = reader.length()?;
+                if count > COLUMNS_MAX {
+                    return Err(MALFORMED);
+                }
                 let mut columns = Vec::new();
                 for _ in 0..count {
                     columns.push(Column::read(&self.receive().await?)?);

@@ -9,15 +9,16 @@ mod load;
 mod storage;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use libtest_mimic::Failed;
 use spire_testkit::proxy::Proxy;
-use spire_testkit::{Daemon, Result, wait};
+use spire_testkit::{Daemon, Result, place, wait};
 
 use crate::harness::site::own_uid;
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::{Case, Need, Outcome, Site};
 use load::{Fate, Load};
 use storage::Storage;
 
@@ -147,9 +148,12 @@ fn run(mut storage: Storage) -> Outcome {
         let text = error.message().unwrap_or_default().to_owned();
         Failed::from(format!("{text}\nseed {seed}, after {done:?}"))
     };
-    outcome.map_err(told)?;
-    settled(&nodes, &load).map_err(told)?;
-    verdict(&storage, &load).map_err(told)?;
+    let judged = outcome.and_then(|()| settled(&nodes, &load)).and_then(|()| verdict(&storage, &load));
+    if judged.is_err() {
+        keep_logs(seed, servers.iter().chain(&agents))?;
+    }
+    let sum = judged.map_err(told)?;
+    say(&format!("seed {seed}, {} faults: {sum}", done.len()));
     for (node, agent) in nodes.iter().zip(&agents) {
         let attested =
             agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count();
@@ -248,14 +252,31 @@ fn settled(nodes: &[Node; 2], load: &Load) -> Outcome {
         }
         drop(others);
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        wait::until("identities of the last change", SOON, || node.site.wait_identities(&wanted).ok())?;
+        // It says what was there instead.
+        node.site.wait_identities(&wanted).or_else(|_| node.site.wait_identities(&wanted))?;
     }
     let refused = load.refused.lock().map_err(|_| "poisoned")?;
     if refused.is_empty() { Ok(()) } else { Err(format!("workloads were not served: {refused:#?}").into()) }
 }
 
-/// Compares what is stored with what was acknowledged.
-fn verdict(storage: &Storage, load: &Load) -> Outcome {
+/// Writes the logs of a run that failed where they outlive it.
+fn keep_logs<'a>(seed: u64, daemons: impl Iterator<Item = &'a Daemon>) -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("spire-faults-{seed}"));
+    for (number, daemon) in daemons.enumerate() {
+        place::write(&folder.join(format!("{number}.log")), &daemon.lines().join("\n"))?;
+    }
+    say(&format!("logs are in {}", folder.display()));
+    Ok(())
+}
+
+/// What a run was worth, for the records of whoever made it longer.
+fn say(text: &str) {
+    // Nobody to hear it is no failure.
+    let _ = writeln!(std::io::stderr(), "faults: {text}");
+}
+
+/// Compares what is stored with what was acknowledged; the result says how much that was.
+fn verdict(storage: &Storage, load: &Load) -> std::result::Result<String, Failed> {
     let mut stored: BTreeMap<String, (String, String)> = BTreeMap::new();
     for row in storage.rows("SELECT entry_id, spiffe_id, hint FROM registered_entries")? {
         let [id, spiffe_id, hint] = row.as_slice() else { return Err(format!("{row:?}").into()) };
@@ -308,5 +329,9 @@ fn verdict(storage: &Storage, load: &Load) -> Outcome {
             format!("too little happened: {made} made, {deleted} deleted, {} shared", twice.len()).into()
         );
     }
-    Ok(())
+    let tokens = load.tokens.lock().map_err(|_| "poisoned")?.len();
+    Ok(format!(
+        "{made} entries there, {deleted} deleted, {} of both servers, {tokens} tokens, nothing wrong",
+        twice.len()
+    ))
 }

@@ -73,5 +73,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("001-agent.conf", include_str!("../../../samples/001-agent.conf")),
     ("001-server-old.conf", include_str!("../../../samples/001-server-old.conf")),
     ("001-server.conf", include_str!("../../../samples/001-server.conf")),
+    ("003-agent.conf", include_str!("../../../samples/003-agent.conf")),
+    ("003-server.conf", include_str!("../../../samples/003-server.conf")),
     ("upstream-ca.cnf", include_str!("../../../samples/upstream-ca.cnf")),
 ];
