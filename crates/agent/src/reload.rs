@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use spire_compat::config::ConfigError;
 use spire_net::tls::{Identity, LateTrust};
 use spire_ports::plugins::load::Reconfiguration;
-use spire_telemetry::daemon::{ReloadRequests, Reloaded, log_refused_reload};
+use spire_telemetry::LogLevel;
+use spire_telemetry::daemon::{Load, ReloadRequests, Reloaded};
 use spire_telemetry::metrics::Telemetry;
-use spire_telemetry::{LogLevel, systemd};
 
 use crate::assembly::rate_limits;
 use crate::config::AgentConfig;
@@ -37,8 +36,8 @@ impl Operations {
 pub struct Reload {
     /// When to look.
     pub requests: ReloadRequests,
-    /// Reads it, with the flags of the command line.
-    pub load: Arc<dyn Fn() -> Result<AgentConfig, ConfigError> + Send + Sync>,
+    /// Reads it.
+    pub load: Load<AgentConfig>,
     /// Metrics follow it.
     pub telemetry: Arc<Telemetry>,
     /// The log follows it.
@@ -56,19 +55,10 @@ impl Running {
     /// Takes over new configurations for ever.
     pub(crate) async fn follow(mut self, mut reload: Reload) {
         loop {
-            reload.requests.next().await;
-            let _ = systemd::notify(&systemd::reloading());
-            let load = Arc::clone(&reload.load);
-            match tokio::task::spawn_blocking(move || load()).await {
-                Ok(Ok(new)) => {
-                    let mut done = self.take(new, &reload);
-                    done.count_plugins(self.plugins.run().await);
-                    done.log();
-                }
-                Ok(Err(error)) => log_refused_reload(&error),
-                Err(error) => tracing::error!(error = %error, "Reading the configuration ended unexpectedly"),
-            }
-            let _ = systemd::notify(systemd::READY);
+            let new = reload.requests.next_config(&reload.load).await;
+            let mut done = self.take(new, &reload);
+            done.count_plugins(self.plugins.run().await);
+            done.finish();
         }
     }
 

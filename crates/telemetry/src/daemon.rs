@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use spire_compat::config::{self, ConfigError};
@@ -123,13 +124,32 @@ impl ReloadRequests {
         Ok(Self { requests })
     }
 
-    /// The next request. Cancel safe.
-    pub async fn next(&mut self) {
+    /// Waits for a request and reads the configuration. One that is refused is logged, and the next request is waited for.
+    /// systemd is told that the daemon reloads, and by [`Reloaded::finish`] that this is over.
+    pub async fn next_config<C: Send + 'static>(&mut self, load: &Load<C>) -> C {
+        loop {
+            self.next().await;
+            let _ = systemd::notify(&systemd::reloading());
+            // Reading files and looking up a host name may take time.
+            let load = Arc::clone(load);
+            match tokio::task::spawn_blocking(move || load()).await {
+                Ok(Ok(config)) => return config,
+                Ok(Err(error)) => log_refused_reload(&error),
+                Err(error) => tracing::error!(error = %error, "Reading the configuration ended unexpectedly"),
+            }
+            let _ = systemd::notify(systemd::READY);
+        }
+    }
+
+    async fn next(&mut self) {
         if self.requests.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
     }
 }
+
+/// Reads a configuration, with the flags of the command line.
+pub type Load<C> = Arc<dyn Fn() -> Result<C, ConfigError> + Send + Sync>;
 
 async fn request_on_signal(mut hangups: Signal, requests: mpsc::Sender<()>) {
     while hangups.recv().await.is_some() {
@@ -191,8 +211,13 @@ impl Reloaded {
         }
     }
 
-    /// Logs it.
-    pub fn log(&self) {
+    /// Logs it, and tells systemd that the daemon is ready again.
+    pub fn finish(&self) {
+        self.log();
+        let _ = systemd::notify(systemd::READY);
+    }
+
+    fn log(&self) {
         let list = |list: &[String]| (!list.is_empty()).then(|| list.join(", "));
         let (changed, needs_restart, failed) =
             (list(&self.changed), list(&self.needs_restart), list(&self.failed));
@@ -211,7 +236,7 @@ impl Reloaded {
 }
 
 /// Logs why a new configuration was refused as a whole.
-pub fn log_refused_reload(error: &ConfigError) {
+fn log_refused_reload(error: &ConfigError) {
     crate::log_refusal(error);
     tracing::error!(
         subsystem_name = SUBSYSTEM,
@@ -225,6 +250,8 @@ const SUBSYSTEM: &str = "reload";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::{Capture, Level};
 
@@ -255,6 +282,30 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let gone = tokio::time::timeout(WATCH_INTERVAL * 5, requests.recv()).await;
         assert!(gone.is_err(), "a file that is gone is no configuration");
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_refused_is_not_the_last() {
+        let capture = Capture::new(Level::Info);
+        let _guard = capture.install();
+        let (sender, requests) = mpsc::channel(3);
+        let read = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&read);
+        let load: Load<usize> = Arc::new(move || match count.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("of the parser"),
+            1 => Err(ConfigError::new("no good")),
+            n => Ok(n),
+        });
+        for _ in 0..3 {
+            sender.send(()).await.unwrap();
+        }
+        assert_eq!(ReloadRequests { requests }.next_config(&load).await, 2);
+        let lines: Vec<String> = capture.entries().into_iter().map(|entry| entry.message).collect();
+        let expected = [
+            "Reading the configuration ended unexpectedly",
+            "Configuration not reloaded: the running one stays",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]

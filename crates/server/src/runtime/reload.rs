@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use spire_compat::config::ConfigError;
 use spire_compat::hcl::Fragment;
 use spire_net::tls::{Identity, LateTrust};
 use spire_ports::plugins::load::Reconfiguration;
-use spire_telemetry::daemon::{ReloadRequests, Reloaded, log_refused_reload};
+use spire_telemetry::daemon::{Load, ReloadRequests, Reloaded};
 use spire_telemetry::metrics::Telemetry;
-use spire_telemetry::systemd;
 
 use crate::api::{Api, LogControl, RateLimits};
 use crate::config::{Experimental, ServerConfig};
@@ -29,8 +27,8 @@ pub struct Operations {
 pub struct Reload {
     /// When to look.
     pub requests: ReloadRequests,
-    /// Reads it, with the flags of the command line.
-    pub load: Arc<dyn Fn() -> Result<ServerConfig, ConfigError> + Send + Sync>,
+    /// Reads it.
+    pub load: Load<ServerConfig>,
     /// Metrics follow it.
     pub telemetry: Arc<Telemetry>,
 }
@@ -48,20 +46,10 @@ impl Running {
     /// Takes over new configurations for ever.
     pub(super) async fn follow(mut self, mut reload: Reload) {
         loop {
-            reload.requests.next().await;
-            let _ = systemd::notify(&systemd::reloading());
-            // Reading files and looking up a host name may take time.
-            let load = Arc::clone(&reload.load);
-            match tokio::task::spawn_blocking(move || load()).await {
-                Ok(Ok(new)) => {
-                    let mut done = self.take(new, &reload.telemetry);
-                    done.count_plugins(self.plugins.run().await);
-                    done.log();
-                }
-                Ok(Err(error)) => log_refused_reload(&error),
-                Err(error) => tracing::error!(error = %error, "Reading the configuration ended unexpectedly"),
-            }
-            let _ = systemd::notify(systemd::READY);
+            let new = reload.requests.next_config(&reload.load).await;
+            let mut done = self.take(new, &reload.telemetry);
+            done.count_plugins(self.plugins.run().await);
+            done.finish();
         }
     }
 

@@ -12,6 +12,7 @@ use crate::harness::programs::{Programs, reference, rust_plugins};
 use crate::harness::site::text;
 use crate::harness::svid;
 use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::telemetry::{names, prometheus_section};
 
 pub(crate) fn cases() -> Vec<Case> {
     const GO: &[Need] = &[Need::Peer(Peer::GoPlugins), Need::Openssl];
@@ -159,7 +160,8 @@ fn whole(language: Language, programs: Option<&Programs>) -> Outcome {
         site.agent_programs = programs.clone();
     }
     let plugins = Plugins::of(language, &site)?;
-    let server_file = server_text(&site, &server_blocks(&plugins)?);
+    let port = place::port()?;
+    let server_file = server_text(&site, &server_blocks(&plugins)?) + &prometheus_section(port, "");
     let mut server = start(&site, "server", &server_file)?;
     on_the_server(&plugins, &server)?;
     let agent_blocks = [
@@ -172,6 +174,10 @@ fn whole(language: Language, programs: Option<&Programs>) -> Outcome {
     let mut agent = start(&site, "agent", &agent_text(&site, &agent_blocks))?;
     assert_eq!(site.attested_agent()?["attestation_type"], Value::from("echo"));
     plugins.written("agentkeys", "key-agent-svid-A")?;
+    wait::until("the plugin's metric", SOON, || {
+        names(port)?.contains("spire_server_echo_attested{host,name}").then_some(())
+    })
+    .map_err(|error| Error::doing(error, format!("{:?}", names(port))))?;
 
     let selectors = ["-selector", "probe:exe:spire-agent"];
     let entry = site.entry(AGENT, WORKLOAD, "probe:value:green", &selectors)?;

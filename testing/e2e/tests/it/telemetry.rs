@@ -51,7 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 const AGENT: &str = "spiffe://example.org/node";
 
-fn prometheus_section(port: u16, more: &str) -> String {
+pub(crate) fn prometheus_section(port: u16, more: &str) -> String {
     format!("telemetry {{\n Prometheus {{\n  host = \"127.0.0.1\"\n  port = {port}\n{more} }}\n}}\n")
 }
 
@@ -174,7 +174,7 @@ fn received(socket: &UdpSocket, line: &str) -> Result<()> {
 type Names = (BTreeSet<String>, BTreeSet<String>);
 
 /// Metrics with the names of their labels, as `name{a,b}`.
-fn names(port: u16) -> Option<BTreeSet<String>> {
+pub(crate) fn names(port: u16) -> Option<BTreeSet<String>> {
     let (_, text) = http::get_text(port, "/metrics")?;
     let lines = text.lines().filter(|line| line.starts_with("spire_"));
     Some(lines.map(shape).collect())
