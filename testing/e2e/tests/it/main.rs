@@ -39,6 +39,7 @@ mod telemetry;
 mod tpm;
 mod walk_000;
 mod walk_001;
+mod walk_003;
 
 use std::process::ExitCode;
 
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         tpm::cases(),
         walk_000::cases(),
         walk_001::cases(),
+        walk_003::cases(),
     ]
     .into_iter()
     .flatten()
