@@ -198,7 +198,11 @@ fn make(fault: Fault, nodes: &[Node; 2], servers: &mut [Daemon], storage: &mut S
     match fault {
         Fault::KillServer(which) => {
             servers[which].kill()?;
-            servers[which] = nodes[which].site.start_server()?;
+            let site = &nodes[which].site;
+            servers[which] = site.spawn_server()?;
+            wait::until("server that is back", BACK, || {
+                site.command(&["healthcheck"]).output().ok().filter(|output| output.code == 0)
+            })?;
         }
         Fault::KillDatabase => {
             storage.kill()?;
@@ -253,7 +257,8 @@ fn settled(nodes: &[Node; 2], load: &Load) -> Outcome {
         drop(others);
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
         // It says what was there instead.
-        node.site.wait_identities(&wanted).or_else(|_| node.site.wait_identities(&wanted))?;
+        let wait = || node.site.wait_identities(&wanted);
+        wait().or_else(|_| wait()).or_else(|_| wait())?;
     }
     let refused = load.refused.lock().map_err(|_| "poisoned")?;
     if refused.is_empty() { Ok(()) } else { Err(format!("workloads were not served: {refused:#?}").into()) }
