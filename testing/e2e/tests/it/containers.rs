@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use spire_testkit::daemon::Daemon;
 use spire_testkit::sigstore::{AttestationEntry, Images, Name, Order, Sigstore};
@@ -20,6 +21,11 @@ pub(crate) fn cases() -> Vec<Case> {
             name: "containers::docker_of_signed_images",
             needs: &[Need::Root, Need::Docker],
             run: docker_of_signed_images,
+        },
+        Case {
+            name: "containers::docker_that_hangs",
+            needs: &[Need::Root, Need::Docker],
+            run: docker_that_hangs,
         },
         Case { name: "containers::podman_of_root", needs: &[Need::Root, Need::Podman], run: || podman(None) },
         Case {
@@ -163,6 +169,52 @@ fn docker() -> Outcome {
         docker(&args.iter().map(String::as_str).collect::<Vec<_>>()).output()
     })?;
     agent.wait_for(&["PID cgroup enumerated", "path=/docker/"], SOON)?;
+    engine.stop()?;
+    Ok(())
+}
+
+/// An engine that does not answer keeps its containers waiting, and nobody else.
+fn docker_that_hangs() -> Outcome {
+    const HOST: &str = "spiffe://example.org/host";
+
+    let mut site = Site::new()?;
+    // The digest of a large program takes long.
+    site.agent.unix.push_str("\n            workload_size_limit = -1");
+    let archive = archive(&site)?;
+    let _mounts = Mounts(site.path("docker"));
+    let (mut engine, socket) = docker_engine(&site)?;
+    Run::new("docker").args(&["-H", &socket, "import", text(&archive), "blog:1"]).at_most(SOON).success()?;
+    let settings = format!("docker_socket_path = \"{socket}\"\n");
+    let (_server, mut agent) = attested(&mut site, &settings, &["docker:label:app:blog".to_owned()])?;
+    site.entry(PARENT, HOST, &crate::harness::site::own_uid(), &["-selector", "unix:gid:0"])?;
+    site.wait_identities(&[HOST])?;
+
+    // A container that asks when it is told to, until it is answered.
+    let mut args = vec!["-H".to_owned(), socket];
+    args.extend(fetch(&site, &["-l", "app=blog"], "blog:1"));
+    let image = args.iter().position(|arg| arg == "blog:1").ok_or("no image")?;
+    let ask = args.split_off(image + 1).join(" ").replace("40s", "5s");
+    let [started, go, got] = ["started", "go", "got"].map(|name| text(&site.path(name)).to_owned());
+    let wait = format!(
+        "touch {started}; until [ -e {go} ]; do sleep 0.1; done; until {ask} > {got}.new; do sleep 0.1; done; mv {got}.new {got}"
+    );
+    args.extend(["/bin/sh".to_owned(), "-c".to_owned(), wait]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let _container = Daemon::start("docker", Path::new("docker"), &args, site.folder())?;
+    wait::until("a container", SOON, || site.path("started").exists().then_some(()))?;
+    engine.signal(Signal::STOP);
+    std::fs::write(site.path("go"), "")?;
+    // Others are served while it waits, and it gets nothing.
+    wait::until("a question", SOON, || site.path("got.new").exists().then_some(()))?;
+    site.wait_identities(&[HOST])?;
+    assert!(!site.path("got").exists());
+    engine.signal(Signal::CONT);
+    wait::until("an identity of the container", SOON, || {
+        let got = std::fs::read_to_string(site.path("got")).ok()?;
+        got.contains(WORKLOAD).then_some(())
+    })
+    .map_err(|error| agent.error(&error.to_string()))?;
+    assert!(agent.is_running());
     engine.stop()?;
     Ok(())
 }
