@@ -46,7 +46,10 @@ impl Core {
                 Err(error) => {
                     tracing::error!(subsystem_name = "manager", error = %error, "SVID sync failed");
                     size.failed();
-                    tokio::time::sleep(backoff.next(random()).unwrap_or(RETRY_MAX)).await;
+                    tokio::select! {
+                        () = self.fetch_now.notified() => {}
+                        () = tokio::time::sleep(backoff.next(random()).unwrap_or(RETRY_MAX)) => {}
+                    }
                 }
             }
         }

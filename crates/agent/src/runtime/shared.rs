@@ -56,6 +56,8 @@ pub struct Core {
     pub(super) tainted: AtomicBool,
     /// Something changed at the server.
     pub(super) sync_now: Notify,
+    /// The server is there again: what failed need not wait any longer.
+    pub(super) fetch_now: Notify,
     /// The server tells of changes.
     pub(super) pushed: AtomicBool,
     /// The server knows SyncAuthorizedEntries.
@@ -144,6 +146,7 @@ impl Core {
             rotate_now: Notify::new(),
             tainted: AtomicBool::new(false),
             sync_now: Notify::new(),
+            fetch_now: Notify::new(),
             pushed: AtomicBool::new(false),
             syncs_changes: AtomicBool::new(options.use_sync_authorized_entries),
             last_sync: AtomicI64::new(0),

@@ -29,6 +29,9 @@ const BACKOFF_MAX_MULTIPLE: u32 = 48;
 /// without saying so for example.
 const PUSHED_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The longest wait after a failed sync while the server pushes: it is there, and what it lacks, its database say, comes back.
+const PUSHED_RETRY_MAX: Duration = Duration::from_secs(5);
+
 /// Hints within this time of the last sync wait, so that a busy server costs no more than twenty syncs a second.
 const HINT_GAP: Duration = Duration::from_millis(50);
 
@@ -180,6 +183,9 @@ impl Core {
                 return Err(failed);
             }
             wait = backoff.next(random()).unwrap_or(BACKOFF_MAX);
+            if self.pushed.load(Ordering::Relaxed) {
+                wait = wait.min(spread(PUSHED_RETRY_MAX, random()));
+            }
         }
     }
 
@@ -251,6 +257,7 @@ impl Core {
         self.events.emit(|| Event::PushConnected);
         // A change between the last sync and now gave no hint.
         self.sync_now.notify_one();
+        self.fetch_now.notify_one();
         while let Some(message) = updates.message().await.map_err(broken)? {
             backoff.reset();
             if let Some(update::Update::Changed(changed)) = message.update {
