@@ -4,6 +4,7 @@ mod acme;
 mod beside;
 mod clients;
 mod commands;
+mod limits;
 mod provider;
 mod raw;
 mod sources;
@@ -11,7 +12,7 @@ mod sources;
 use crate::harness::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
-    [acme::cases(), beside::cases(), clients::cases(), commands::cases(), sources::cases()]
+    [acme::cases(), beside::cases(), clients::cases(), commands::cases(), limits::cases(), sources::cases()]
         .into_iter()
         .flatten()
         .collect()
