@@ -6,6 +6,7 @@
 //! | [`AuthorityGuard`] | lets in gRPC clients whose `:authority` our HTTP/2 library refuses |
 //! | [`tls`] | mutual TLS with SPIFFE verification, both sides; identities that change while running |
 //! | [`grpc`] | tonic servers and channels with grpc-go's settings; graceful stop |
+//! | [`lanes`] | threads that each serve connections of their own |
 //! | [`https`] | bounded requests, a GET for bundles |
 //! | [`http_server`] | a few documents over HTTPS for anybody |
 //! | [`acme`] | a serving certificate from an ACME authority |
@@ -30,6 +31,7 @@ pub mod grpc;
 mod hpack;
 pub mod http_server;
 pub mod https;
+pub mod lanes;
 mod places;
 mod preface;
 pub mod proxy;

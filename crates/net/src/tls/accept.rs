@@ -14,19 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::peer::{SpiffeVerifier, with_peer};
+use super::sockets::{Dealer, Sockets};
 use super::{
     ALPN_ACME, ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer,
 };
 use crate::places::{Place, Places};
 use crate::preface::PrefaceDeadline;
 use crate::proxy::{self, TrustedProxies};
-use spire_compat::errno::errno_text;
 use spire_core::spiffe::SpiffeId;
 
 /// Deadline of a handshake: three round trips on the worst of links. grpc-go gives 120 s, which lets a
@@ -49,10 +48,6 @@ const ANONYMOUS_PER_ADDRESS_MAX: usize = 512;
 
 /// Open connections of one identity. An agent holds one or two; downstream servers that share an identity have room.
 const CONNECTIONS_PER_IDENTITY_MAX: usize = 64;
-
-/// First and longest pause after accept fails; grpc-go's numbers.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Idle time and interval of TCP keepalive, Go's default for accepted connections.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -154,12 +149,10 @@ impl ServerTls {
         let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         TlsIncoming {
             tls: self.clone(),
-            listener,
+            sockets: Sockets::accepted_by(listener),
             handshakes: JoinSet::new(),
             bounds: Arc::new(Bounds::new(connections_max(open_files))),
             proxies: None,
-            pause: PAUSE_MIN,
-            sleep: None,
         }
     }
 
@@ -241,12 +234,10 @@ fn set_options(tcp: &TcpStream) -> io::Result<()> {
 #[derive(Debug)]
 pub struct TlsIncoming {
     tls: ServerTls,
-    listener: TcpListener,
+    sockets: Sockets,
     handshakes: JoinSet<Option<TlsConnection>>,
     bounds: Arc<Bounds>,
     proxies: Option<TrustedProxies>,
-    pause: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl TlsIncoming {
@@ -257,33 +248,34 @@ impl TlsIncoming {
         self
     }
 
-    /// Where it listens.
+    /// Where it listens. An error where its sockets are dealt to it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.sockets.local_addr()
+    }
+
+    /// Deals what the listener accepts to `players`, who are each to be polled on a runtime of their own; bounds are for
+    /// all of them together. Nothing is accepted before the dealer runs, nor after it was dropped.
+    pub fn deal(self, players: usize) -> (Dealer, Vec<Self>) {
+        let (dealer, hands) = self.sockets.deal(players);
+        let player = |sockets| Self {
+            tls: self.tls.clone(),
+            sockets,
+            handshakes: JoinSet::new(),
+            bounds: Arc::clone(&self.bounds),
+            proxies: self.proxies.clone(),
+        };
+        (dealer, hands.into_iter().map(player).collect())
     }
 
     /// Starts handshakes as long as there are places.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some(sleep) = &mut self.sleep {
-                ready!(sleep.as_mut().poll(cx));
-                self.sleep = None;
-            }
             if self.handshakes.len() >= HANDSHAKES_MAX {
                 // The handshakes wake us.
                 return Poll::Pending;
             }
-            match ready!(self.listener.poll_accept(cx)) {
-                Ok((tcp, remote)) => {
-                    self.pause = PAUSE_MIN;
-                    self.start(tcp, remote);
-                }
-                Err(error) => {
-                    tracing::warn!(error = errno_text(&error), retry_interval = ?self.pause, "Accept failed");
-                    self.sleep = Some(Box::pin(tokio::time::sleep(self.pause)));
-                    self.pause = (self.pause * 2).min(PAUSE_MAX);
-                }
-            }
+            let (tcp, remote) = ready!(self.sockets.poll_next(cx));
+            self.start(tcp, remote);
         }
     }
 

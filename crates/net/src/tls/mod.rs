@@ -19,6 +19,7 @@ mod files;
 mod identity;
 mod key;
 mod peer;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod unix;
@@ -43,6 +44,7 @@ pub use self::files::{CertificateFiles, CertificateFilesError};
 pub use self::identity::{Identity, IdentityError};
 pub use self::key::key_signer;
 pub use self::peer::{PeerError, VerifiedPeer};
+pub use self::sockets::Dealer;
 pub use self::unix::{TlsUnixConnection, TlsUnixConnector, TlsUnixIncoming, TlsUnixInfo};
 pub use self::upgrade::{TlsVersions, UpgradeOptions};
 

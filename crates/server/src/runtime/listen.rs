@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use spire_core::pki::Certificate;
 use spire_net::grpc::{self, Stopped};
+use spire_net::lanes::Lanes;
 use spire_net::proxy::TrustedProxies;
 use spire_net::tls::{
     Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsIncoming, TlsPolicy, TlsSetupError,
@@ -39,6 +40,9 @@ pub enum ListenError {
     /// The server's own SVID cannot be shown.
     #[error("unable to use the server SVID: {0}")]
     Identity(String),
+    /// Threads for connections.
+    #[error("unable to start threads for connections: {0}")]
+    Threads(io::Error),
     /// A listener broke.
     #[error("server API listener: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -71,6 +75,7 @@ pub(super) async fn serve(
     let changes = authorities.bundle_changes().clone();
     let trust = BundleTrust::new(config.trust_domain.clone(), changes, &config.admin_ids);
     let tcp = bind_tcp(config, &identity, trust.clone()).await?;
+    let lanes = Lanes::start().map_err(ListenError::Threads)?;
     let unix = bind_unix(config)?;
     let address = tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), go_address);
     let on_tcp = Listener { network: "tcp", address };
@@ -88,9 +93,7 @@ pub(super) async fn serve(
     });
     let tcp = end_with(
         &both,
-        grpc::graceful(on_tcp.stopping(both.clone()), |signal| {
-            grpc::serve_aged(api.tcp_routes(), tcp, signal)
-        }),
+        grpc::graceful(on_tcp.stopping(both.clone()), |signal| serve_tcp(tcp, &lanes, &api, signal)),
     );
     let unix = end_with(
         &both,
@@ -105,6 +108,32 @@ pub(super) async fn serve(
     };
     on_unix.stopped(unix)?;
     on_tcp.stopped(tcp)?;
+    Ok(())
+}
+
+/// Serves each connection on the thread to which it is dealt.
+async fn serve_tcp(
+    incoming: TlsIncoming,
+    lanes: &Lanes,
+    api: &Arc<Api>,
+    signal: grpc::Signal,
+) -> Result<(), tonic::transport::Error> {
+    let stop = CancellationToken::new();
+    let (dealer, hands) = incoming.deal(lanes.handles().len());
+    let serving: Vec<_> = std::iter::zip(lanes.handles(), hands)
+        .map(|(lane, hand)| {
+            lane.spawn(grpc::serve_aged(api.tcp_routes(), hand, stop.clone().cancelled_owned()))
+        })
+        .collect();
+    tokio::select! {
+        () = dealer.run() => {}
+        () = signal => {}
+    }
+    stop.cancel();
+    for served in serving {
+        // A lane that panicked or ended serves nobody any more.
+        served.await.unwrap_or(Ok(()))?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,140 @@
+//! Sockets as a listener accepts them, or as they are dealt to the threads that serve them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use spire_compat::errno::errno_text;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+
+/// First and longest pause after accept fails; grpc-go's numbers.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Sockets that wait for one player to take them. More wait in the system's queue.
+const HAND_MAX: usize = 64;
+
+/// A socket that belongs to no runtime, and its peer.
+type Dealt = (std::net::TcpStream, SocketAddr);
+
+/// Where sockets come from. Never ends.
+#[derive(Debug)]
+pub(super) enum Sockets {
+    Accepted(Accepting),
+    Dealt(mpsc::Receiver<Dealt>),
+}
+
+impl Sockets {
+    pub(super) fn accepted_by(listener: TcpListener) -> Self {
+        Self::Accepted(Accepting { listener, pause: PAUSE_MIN, sleep: None })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Accepted(accepting) => accepting.listener.local_addr(),
+            Self::Dealt(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whoever was dealt sockets keeps them: only what a listener accepts can be dealt.
+    pub(super) fn deal(self, players: usize) -> (Dealer, Vec<Self>) {
+        match self {
+            Self::Accepted(accepting) => {
+                let (hands, players) = (0..players.max(1)).map(|_| mpsc::channel(HAND_MAX)).unzip();
+                let dealer = Dealer { accepting: Some(accepting), hands, next: 0 };
+                (dealer, Vec::into_iter(players).map(Self::Dealt).collect())
+            }
+            Self::Dealt(_) => (Dealer { accepting: None, hands: Vec::new(), next: 0 }, vec![self]),
+        }
+    }
+
+    /// The next socket, on the runtime that polls.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Accepted(accepting) => accepting.poll_accept(cx),
+            Self::Dealt(hand) => loop {
+                // Without a dealer nothing comes any more; whoever serves is told to stop by others.
+                let Some((socket, remote)) = ready!(hand.poll_recv(cx)) else { return Poll::Pending };
+                match TcpStream::from_std(socket) {
+                    Ok(socket) => return Poll::Ready((socket, remote)),
+                    Err(error) => tracing::warn!(error = errno_text(&error), "Could not take a connection"),
+                }
+            },
+        }
+    }
+}
+
+/// A listener that outlives failures of accept, such as the lack of files.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    listener: TcpListener,
+    pause: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Accepting {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<(TcpStream, SocketAddr)> {
+        loop {
+            if let Some(sleep) = &mut self.sleep {
+                ready!(sleep.as_mut().poll(cx));
+                self.sleep = None;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok(accepted) => {
+                    self.pause = PAUSE_MIN;
+                    return Poll::Ready(accepted);
+                }
+                Err(error) => {
+                    tracing::warn!(error = errno_text(&error), retry_interval = ?self.pause, "Accept failed");
+                    self.sleep = Some(Box::pin(tokio::time::sleep(self.pause)));
+                    self.pause = (self.pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+}
+
+/// Deals a listener's sockets to several players in turn. One that is busy is passed over.
+#[derive(Debug)]
+pub struct Dealer {
+    accepting: Option<Accepting>,
+    hands: Vec<mpsc::Sender<Dealt>>,
+    next: usize,
+}
+
+impl Dealer {
+    /// Deals until it is dropped, or until no player is left.
+    pub async fn run(mut self) {
+        let Some(mut accepting) = self.accepting.take() else { return };
+        while !self.hands.is_empty() {
+            let (socket, remote) = std::future::poll_fn(|cx| accepting.poll_accept(cx)).await;
+            match socket.into_std() {
+                Ok(socket) => self.give((socket, remote)).await,
+                Err(error) => tracing::warn!(error = errno_text(&error), "Could not pass on a connection"),
+            }
+        }
+    }
+
+    async fn give(&mut self, mut dealt: Dealt) {
+        let players = self.hands.len();
+        for _ in 0..players {
+            self.next = (self.next + 1) % players;
+            match self.hands[self.next].try_send(dealt) {
+                Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
+                    dealt = back;
+                }
+            }
+        }
+        self.hands.retain(|hand| !hand.is_closed());
+        self.next = 0;
+        // All are busy: the first to have room again would be better, but busy they are alike.
+        if let Some(hand) = self.hands.first() {
+            let _ = hand.send(dealt).await;
+        }
+    }
+}
