@@ -341,6 +341,29 @@ async fn an_evicted_agent_attests_again_where_it_may() {
 }
 
 #[tokio::test]
+async fn an_agent_that_cannot_reach_its_server_to_attest_again_keeps_its_svid() {
+    let server = FakeServer::start().await;
+    server.change(|state| state.reattestable = true);
+    let mut running = Running::start(&server, deps(&["uid:1"]), |_| {}).await;
+    running.until(|event| *event == Event::PushConnected).await;
+    let attested = server.count("AttestAgent");
+    server.change(|state| {
+        state.failures = vec![
+            ("SyncAuthorizedEntries", refusal(Reason::AgentExpired)),
+            ("AttestAgent", Status::unavailable("down")),
+        ];
+    });
+    while server.count("AttestAgent") < attested + 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!running.ended.is_finished());
+    server.change(|state| state.failures.clear());
+    running.until(|event| matches!(event, Event::AgentRotated { .. })).await;
+    running.until(|event| matches!(event, Event::Synced { .. })).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_uses_the_stored_svid() {
     let server = FakeServer::start().await;
     let first = deps(&["uid:1"]);

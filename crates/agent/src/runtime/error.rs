@@ -2,6 +2,7 @@
 
 use spire_net::uds::BindError;
 use spire_ports::plugins;
+use tonic::{Code, Status};
 
 use super::attest::AttestError;
 use super::bootstrap::BootstrapError;
@@ -100,6 +101,13 @@ impl AgentError {
             Self::SvidExpired { cause, .. } => cause.verdict(),
             _ => Verdict::Retry,
         }
+    }
+
+    /// Whether an attestation failed on its way to the server, so that nothing was decided about the agent.
+    pub(super) fn is_unreachable(&self) -> bool {
+        let Self::Attest(error) = self else { return false };
+        let lost = |status: &Status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+        error.status().is_some_and(lost) && !self.is_unknown_authority()
     }
 
     /// Whether the server's certificate leads to no authority that we know.

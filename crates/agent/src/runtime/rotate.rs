@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use spire_ports::observe::{Call, names};
+use spire_ports::observe::{Call, Logged, names};
 
 use super::attest::{AgentSvid, attest_with};
 use super::backoff::{Backoff, random};
@@ -15,6 +15,10 @@ use super::status::Verdict;
 
 /// First wait after a failure (pkg/agent/svid: DefaultRotatorInterval).
 const RETRY: Duration = Duration::from_secs(5);
+
+/// An agent that was told to attest again tries this long to reach its server, with waits that start so.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(60);
+const UNREACHABLE_RETRY: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Replaces the agent's SVID whenever it is due, until that fails for good.
@@ -85,6 +89,25 @@ impl Core {
         result
     }
 
+    /// Attests again, where the server said that this is needed. A server that starts again, or is about to replace
+    /// an SVID of its own that is over, is no reason to lose the agent's identity.
+    async fn reattest_patiently(&self) -> Result<(), AgentError> {
+        let mut backoff = Backoff::new(UNREACHABLE_RETRY).max_elapsed(UNREACHABLE_LIMIT);
+        loop {
+            let error = match self.reattest().await {
+                Err(error) if error.is_unreachable() => error,
+                ended => return ended,
+            };
+            let Some(wait) = backoff.next(random()) else { return Err(error) };
+            let interval = Logged::Duration(wait);
+            tracing::warn!(
+                subsystem_name = "manager", error = %error, retry_interval = interval.value(),
+                "Could not reach the server to re-attest; will try again"
+            );
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     async fn renew(&self) -> Result<(), AgentError> {
         let current = self.svid();
         let call = Call::start(&*self.metrics, names::agent::AGENT_SVID_ROTATE);
@@ -120,7 +143,7 @@ impl Core {
             match error.verdict() {
                 Verdict::Reattest => {
                     tracing::warn!(subsystem_name = "manager", error = %error, "Agent needs to re-attest; will attempt to re-attest");
-                    if let Err(again) = self.reattest().await {
+                    if let Err(again) = self.reattest_patiently().await {
                         tracing::error!(
                             subsystem_name = "manager", error = %again,
                             "Agent failed re-attestation; removing SVID and shutting down"
