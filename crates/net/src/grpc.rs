@@ -16,8 +16,10 @@ use tonic::{Code, Status};
 use crate::tls::{TlsClient, TlsConnector, UnixConnector};
 
 mod aged;
+mod unix;
 
 pub use aged::serve_aged;
+pub use unix::serve_unix;
 
 /// Largest message that is received, either side: grpc-go's default. Generated services have the same
 /// default; say it where another is wanted.
@@ -60,7 +62,8 @@ pub fn tcp_server() -> Server {
     unix_server().max_concurrent_streams(TCP_STREAMS_MAX).max_connection_age(CONNECTION_AGE_MAX)
 }
 
-/// A server for unix sockets; give its router and a [`UnixIncoming`](crate::uds::UnixIncoming) to [`serve`].
+/// A server for unix sockets; give its router and a [`UnixIncoming`](crate::uds::UnixIncoming) to [`serve`]. Where many
+/// clients keep connections, [`serve_unix`] takes less memory.
 pub fn unix_server() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)

@@ -16,18 +16,28 @@ use crate::measure::{Names, operations, to_f64, until};
 use crate::process::{Process, Site};
 
 /// Identities that the calling user has in these figures.
-const IDENTITIES: usize = 2;
+pub(crate) const IDENTITIES: usize = 2;
 
 /// A server and an agent that serves the calling user.
-struct Pair {
-    site: Site,
+pub(crate) struct Pair {
+    pub(crate) site: Site,
     _server: Process,
-    agent: Process,
+    pub(crate) agent: Process,
     parent: String,
-    socket: Channel,
+    /// The server's API.
+    pub(crate) socket: Channel,
 }
 
-async fn pair(set: Set) -> Result<Pair> {
+impl Pair {
+    /// One more entry for the calling user.
+    pub(crate) async fn one_more(&self, path: &str) -> Result<()> {
+        let entry = api::new_entry(&self.parent, path, &[&own_uid()?]);
+        api::create_entries(&self.socket, vec![entry]).await.map(drop)
+    }
+}
+
+/// Starts both, with [`IDENTITIES`] for the calling user.
+pub(crate) async fn pair(set: Set) -> Result<Pair> {
     let site = Site::new(set)?;
     let server = site.server().await?;
     let socket = api::unix(&site.server_socket());
@@ -45,7 +55,8 @@ async fn pair(set: Set) -> Result<Pair> {
     Ok(Pair { site, _server: server, agent, parent, socket })
 }
 
-fn own_uid() -> Result<String> {
+/// The selector of the calling user.
+pub(crate) fn own_uid() -> Result<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")?.split_whitespace().next());
     Ok(format!("uid:{}", uid.context("Uid")?))
@@ -58,7 +69,8 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
-async fn open(channel: &Channel) -> Result<Streaming<wl::X509svidResponse>> {
+/// Opens a stream of X.509-SVIDs.
+pub(crate) async fn open(channel: &Channel) -> Result<Streaming<wl::X509svidResponse>> {
     let mut client = SpiffeWorkloadApiClient::new(channel.clone());
     Ok(client.fetch_x509svid(request(wl::X509svidRequest {})).await?.into_inner())
 }
@@ -146,9 +158,8 @@ pub(crate) async fn delay(set: Set) -> Result<Vec<Figure>> {
     let mut seen = stream.message().await?.context("stream ended")?.svids.len();
     let mut delays = Vec::new();
     for n in 0..TIMES {
-        let entry = api::new_entry(&pair.parent, &format!("/later/{n}"), &[&own_uid()?]);
         let start = Instant::now();
-        api::create_entries(&pair.socket, vec![entry]).await?;
+        pair.one_more(&format!("/later/{n}")).await?;
         while stream.message().await?.context("stream ended")?.svids.len() <= seen {}
         seen += 1;
         delays.push(start.elapsed().as_secs_f64() * 1e3);

@@ -12,6 +12,7 @@
 
 mod agent;
 mod api;
+mod crowd;
 mod figure;
 mod measure;
 mod oidc;
@@ -90,6 +91,7 @@ const GROUPS: &[(&str, Measure)] = &[
     ("sync", |set| Box::pin(server::sync_and_sign(set))),
     ("workload", |set| Box::pin(agent::workload(set))),
     ("streams", |set| Box::pin(agent::streams(set))),
+    ("crowd", |set| Box::pin(crowd::rotation(set))),
     ("delay", |set| Box::pin(agent::delay(set))),
     ("oidc", |set| Box::pin(oidc::documents(set))),
     ("scale", |set| Box::pin(scale::fifty_thousand(set))),

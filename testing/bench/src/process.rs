@@ -36,11 +36,19 @@ impl Process {
 
     /// Resident memory, pages of the binary included, in KiB.
     pub(crate) fn memory(&self) -> Result<f64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub(crate) fn memory_peak(&self) -> Result<f64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &'static str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let field = |name: &str| -> Option<usize> {
-            status.lines().find_map(|l| l.strip_prefix(name)?.trim_end_matches("kB").trim().parse().ok())
-        };
-        Ok(to_f64(field("VmRSS:").context("VmRSS")?))
+        let field =
+            status.lines().find_map(|l| l.strip_prefix(name)?.trim_end_matches("kB").trim().parse().ok());
+        Ok(to_f64(field.context(name)?))
     }
 }
 

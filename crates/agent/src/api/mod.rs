@@ -24,6 +24,7 @@ use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 
 use self::observed::Observed;
 use self::requests::Unfinished;
@@ -83,10 +84,7 @@ impl WorkloadSocket {
     }
 
     /// Serves until told to stop; then open streams end and the socket is gone.
-    ///
-    /// # Errors
-    /// [`AgentError::Serve`] when the server stops by itself.
-    pub async fn serve(self, incoming: UnixIncoming, shutdown: CancellationToken) -> Result<(), AgentError> {
+    pub async fn serve(self, incoming: UnixIncoming, shutdown: CancellationToken) {
         let options = self.core.options();
         let apis = api_names(options.disable_workload_api, options.disable_sds_api);
         let health = health::Health::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
@@ -97,28 +95,28 @@ impl WorkloadSocket {
             "grpc.reflection.v1alpha.ServerReflection",
         ];
         let health = HealthServer::new(health).max_decoding_message_size(SHORT_MAX);
-        let mut router = spire_net::grpc::unix_server().add_service(health);
+        let mut routes = Routes::new(health);
         let explanations = explain::Explanations::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
         services.push("spire.explain.v1.Caller");
         let explanations = CallerServer::new(explanations).max_decoding_message_size(SHORT_MAX);
-        router = router.add_service(Observed::new(explanations, self.core.metrics(), None));
+        routes = routes.add_service(Observed::new(explanations, self.core.metrics(), None));
         let unfinished = Arc::<Unfinished>::default();
         let limits = Arc::new(limits::CallLimits::new(Arc::clone(&self.core)));
         if !options.disable_workload_api {
             services.push(workload::WorkloadApi::NAME);
             let (core, attestation) = (Arc::clone(&self.core), Arc::clone(&self.attestation));
             let (limits, unfinished) = (Arc::clone(&limits), Arc::clone(&unfinished));
-            router = router.add_service(workload::WorkloadApi::new(core, attestation, limits, unfinished));
+            routes = routes.add_service(workload::WorkloadApi::new(core, attestation, limits, unfinished));
         }
         if !options.disable_sds_api {
             services.push(sds::SdsApi::NAME);
             let sds = sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits, unfinished);
-            router = router.add_service(sds);
+            routes = routes.add_service(sds);
         }
         let reflection = Arc::new(reflection::Reflection::new(descriptors, services));
         let latest = v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(&reflection));
         let alpha = v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection);
-        let router = router
+        let routes = routes
             .add_service(latest.max_decoding_message_size(SHORT_MAX))
             .add_service(alpha.max_decoding_message_size(SHORT_MAX));
         let core = self.core;
@@ -128,7 +126,6 @@ impl WorkloadSocket {
             // Streams are open as long as their workloads live; they end here, so that the server can.
             core.identities().close();
         };
-        let served = spire_net::grpc::serve(router, incoming, stop).await;
-        served.map(drop).map_err(|error| AgentError::Serve(error.to_string()))
+        spire_net::grpc::serve_unix(routes, incoming, stop).await;
     }
 }

@@ -4,7 +4,7 @@
 //! a known group reads an atomic pointer and takes that group's own lock for a moment; the cache's lock is
 //! taken only for a selector set that was not seen for a minute.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,11 +149,13 @@ impl Identities {
     pub fn issued(&self, svids: Vec<(EntryId, i64, Arc<X509Svid>)>) {
         let now = self.clock.now();
         let mut cache = self.cache.lock();
+        let mut effects = Vec::new();
         for (id, revision, svid) in svids {
             let jitter = Jitter::from_random(super::backoff::random());
-            let effects = cache.issued(&id, revision, svid, now, jitter);
-            self.publish(&cache, effects);
+            effects.extend(cache.issued(&id, revision, svid, now, jitter));
         }
+        // At once: a workload with several identities hears of their rotation once.
+        self.publish(&cache, effects);
         self.gauge(names::agent::LRU_CACHE_SVID_MAP_SIZE, cache.svid_count());
     }
 
@@ -290,11 +292,13 @@ impl Identities {
         let groups = self.groups.load();
         let mut counts = [0_u16; 3];
         let mut bundles_changed = false;
+        let mut changed = HashSet::new();
         for effect in effects {
             match &effect {
                 Effect::ViewChanged(selectors) => {
                     if let Some(group) = groups.get(selectors)
                         && !self.closed.load(std::sync::atomic::Ordering::SeqCst)
+                        && changed.insert(selectors.clone())
                     {
                         group.view.send_replace(Some(served(cache, selectors)));
                     }

@@ -84,10 +84,7 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     let apis = async {
         match incoming {
             Some(incoming) => socket.serve(incoming, stopping.clone()).await,
-            None => {
-                stopping.cancelled().await;
-                Ok(())
-            }
+            None => stopping.cancelled().await,
         }
     };
     let tasks = async {
@@ -115,8 +112,8 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
             None => Ok(()),
         }
     };
-    let (served, ended, admin, broker) = tokio::join!(stop_after(apis, &stopping), tasks, admin, broker);
-    ended.and(served).and(admin).and(broker)
+    let ((), ended, admin, broker) = tokio::join!(stop_after(apis, &stopping), tasks, admin, broker);
+    ended.and(admin).and(broker)
 }
 
 /// Has everything else stop when this ends.

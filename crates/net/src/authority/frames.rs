@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::hpack::{self, Decoder, Field, HpackError};
+use crate::hpack::{self, Decoder, Field, HpackError, Piece};
 
 /// What a client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -252,14 +252,27 @@ impl Rewriter {
             self.block = Some(block);
             return Ok(false);
         }
-        let fields = self.decoder.decode(&block.fragments, BLOCK_SIZE_MAX)?;
-        if self.held.is_some() {
-            if fields.iter().all(|field| !is_authority(field) || is_accepted(&field.value)) {
-                return Ok(true);
+        let Some(held) = &mut self.held else {
+            let fields = self.decoder.decode(&block.fragments, BLOCK_SIZE_MAX)?;
+            emit_fields(&block, fields, out);
+            return Ok(false);
+        };
+        let mut spelt = BytesMut::with_capacity(block.fragments.len() * 2);
+        let fields =
+            self.decoder.decode_spelling(&block.fragments, BLOCK_SIZE_MAX, &mut |piece| match piece {
+                Piece::Coded(octets) => spelt.extend_from_slice(octets),
+                Piece::Text(text) => hpack::encode_text(text, &mut spelt),
+            })?;
+        if fields.iter().all(|field| !is_authority(field) || is_accepted(&field.value)) {
+            // What needs more than a frame leaves as it came; so does what has nothing to spell out.
+            if spelt.len() <= FRAME_SIZE_MAX && spelt != block.fragments {
+                held.clear();
+                emit(&block, spelt, held);
             }
-            self.held = None;
+            return Ok(true);
         }
-        emit(&block, fields, out);
+        self.held = None;
+        emit_fields(&block, fields, out);
         Ok(false)
     }
 }
@@ -287,8 +300,8 @@ fn is_accepted(value: &Bytes) -> bool {
     http::uri::Authority::from_maybe_shared(value.clone()).is_ok()
 }
 
-/// Writes a block as HEADERS and, beyond one frame, CONTINUATION frames.
-fn emit(block: &Block, fields: Vec<Field>, out: &mut BytesMut) {
+/// Writes a block of these fields, with an authority that the HTTP/2 library takes.
+fn emit_fields(block: &Block, fields: Vec<Field>, out: &mut BytesMut) {
     let mut coded = BytesMut::with_capacity(block.fragments.len() * 2);
     for mut field in fields {
         if is_authority(&field) {
@@ -296,6 +309,11 @@ fn emit(block: &Block, fields: Vec<Field>, out: &mut BytesMut) {
         }
         hpack::encode(&field, &mut coded);
     }
+    emit(block, coded, out);
+}
+
+/// Writes a block as HEADERS and, beyond one frame, CONTINUATION frames.
+fn emit(block: &Block, mut coded: BytesMut, out: &mut BytesMut) {
     let mut kind = TYPE_HEADERS;
     let mut flags = if block.end_stream { FLAG_END_STREAM } else { 0 };
     loop {

@@ -9,6 +9,9 @@
 //! and tonic, it steps aside for good: from then on a read is one branch away from the socket. Otherwise
 //! every header block of the connection is decoded and written again as literals (see
 //! [`hpack`](crate::hpack)).
+//!
+//! That first block goes on without Huffman coding. `h2` keeps 4 KiB a connection for strings that it decodes, a page of
+//! memory from the first one on; most connections have one call, and leave that page untouched.
 
 mod frames;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::AuthorityGuard;
 use super::frames::{Progress, Rewriter, Violation};
 use crate::fixture;
-use crate::hpack::Decoder;
+use crate::hpack::{Decoder, encode_huffman};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PATH: &str = "/test.Echo/Call";
@@ -166,6 +166,72 @@ async fn valid_authorities_arrive_unchanged() {
             served(&answer, authority);
         }
     }
+}
+
+/// As [`first_block`], Huffman-coded as h2 and grpc-go send it.
+fn coded_block(authority: &str) -> Vec<u8> {
+    let mut block = vec![0x86, 0x83];
+    let mut put = |index: &[u8], texts: &[&str]| {
+        block.extend(index);
+        for value in texts {
+            let coded = encode_huffman(value.as_bytes());
+            assert!(coded.len() < 127);
+            block.push(0x80 | coded.len() as u8);
+            block.extend(coded);
+        }
+    };
+    put(&[0x44], &[PATH]);
+    put(&[0x41], &[authority]);
+    put(&[0x40], &["te", "trailers"]);
+    put(&[0x40], &["grpc-accept-encoding", "identity, deflate, gzip"]);
+    put(&[0x5f], &["application/grpc"]);
+    put(&[0x7a], &["grpc-c++/1.62.0 grpc-c/39.0.0 (linux; chttp2)"]);
+    block
+}
+
+#[tokio::test]
+async fn a_first_block_is_spelt_out_and_later_ones_name_its_entries() {
+    let after = [message(1), frame(1, 4, 3, &second_block()), message(3)].concat();
+    for authority in ["localhost", "127.0.0.1:8081"] {
+        let input = [opening(), frame(1, 4, 1, &coded_block(authority)), after.clone()].concat();
+        assert_eq!(rewritten([&input[..]]).expect("well-formed"), two_calls(authority));
+        // Padded and in pieces it is the same.
+        let block = coded_block(authority);
+        let (a, b) = block.split_at(10);
+        let mut padded = vec![2];
+        padded.extend(a);
+        padded.extend([0; 2]);
+        let frames = [frame(1, 8, 1, &padded), frame(9, 4, 1, b)].concat();
+        let pieces = [opening(), frames, after.clone()].concat();
+        for size in [1, 7, pieces.len()] {
+            assert_eq!(rewritten(pieces.chunks(size)).expect("well-formed"), two_calls(authority));
+        }
+        for (_, answer) in call(true, &input, &[1, 3]).await {
+            served(&answer, authority);
+        }
+    }
+    // An authority that is refused is replaced as ever.
+    let input = [opening(), frame(1, 4, 1, &coded_block("/tmp/agent.sock")), after].concat();
+    assert_eq!(
+        rewritten([&input[..]]).expect("well-formed"),
+        rewritten([&two_calls("/tmp/agent.sock")[..]]).expect("well-formed")
+    );
+}
+
+#[test]
+fn a_block_that_needs_more_than_a_frame_leaves_as_it_came() {
+    let mut block = coded_block("localhost");
+    let value = vec![b'e'; 12_000];
+    for _ in 0..2 {
+        block.extend([0, 1, b'n']);
+        let coded = encode_huffman(&value);
+        let rest = coded.len() - 127;
+        block.extend([0xff, (rest & 0x7f) as u8 | 0x80, (rest >> 7) as u8]);
+        block.extend(coded);
+    }
+    assert!(block.len() < 16_384 && 2 * value.len() > 16_384);
+    let input = [opening(), frame(1, 4, 1, &block), message(1)].concat();
+    assert_eq!(rewritten([&input[..]]).expect("well-formed"), input);
 }
 
 /// Feeds `pieces` as a socket would and gives what the reader sees.
@@ -330,6 +396,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..80),
         prop::sample::select(REFUSED.to_vec()).prop_map(first_block),
+        prop::sample::select(vec!["localhost", "/tmp/agent.sock"]).prop_map(coded_block),
         Just(second_block()),
     ];
     let kind = prop_oneof![Just(1_u8), Just(9), Just(0), any::<u8>()];

@@ -6,7 +6,9 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{serve, unix_server};
+use tonic::service::Routes;
+
+use super::serve_unix;
 use crate::fixture::{Echo, call};
 use crate::grpc::unix_channel;
 use crate::tls::UnixConnector;
@@ -81,7 +83,7 @@ impl Served {
         let served = Self(tempfile::tempdir().expect("a folder"));
         let endpoint = UnixEndpoint::server(served.path(), PeerTracking::CredentialsOnly);
         let incoming = endpoint.bind().expect("bound");
-        tokio::spawn(serve(unix_server().add_service(Echo), incoming, pending()));
+        tokio::spawn(serve_unix(Routes::new(Echo), incoming, pending()));
         served
     }
 

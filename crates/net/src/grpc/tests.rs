@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic::service::Routes;
 
 use super::aged::serve_for;
-use super::{Stopped, graceful, serve, unix_channel, unix_server};
+use super::{Stopped, graceful, serve, serve_unix, unix_channel, unix_server};
 use crate::fixture::{Echo, call};
 use crate::tls::UnixConnector;
 use crate::uds::UnixEndpoint;
@@ -33,6 +33,28 @@ async fn a_call_over_a_unix_socket_knows_its_peer() {
     stop.send(()).expect("it runs");
     assert_eq!(server.await.expect("task").expect("served"), Stopped::Gracefully);
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_call_over_a_small_connection_knows_its_peer() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("api.sock");
+    let incoming = UnixEndpoint::workload(&path).bind().expect("bound");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve_unix(Routes::new(Echo), incoming, async {
+        let _ = stopped.await;
+    }));
+    let channel = unix_channel(UnixConnector::new(&path));
+    for _ in 0..2 {
+        let trailers = call(&channel).await.expect("served");
+        assert_eq!(trailers["seen-pid"], std::process::id().to_string());
+        assert_eq!(trailers["seen-authority"], "localhost");
+    }
+    // The connection is open still; it has no calls, so it ends.
+    stop.send(()).expect("it runs");
+    assert_eq!(server.await.expect("task"), Stopped::Gracefully);
+    assert!(!path.exists());
+    drop(channel);
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ const fn canonical() -> Code {
 }
 
 #[cfg(test)]
-pub(super) fn encode(text: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(text: &[u8]) -> Vec<u8> {
     let mut bits = Vec::new();
     for octet in text {
         let length = usize::from(LENGTHS[usize::from(*octet)]);

@@ -2,7 +2,8 @@
 //!
 //! Only `authority` uses it: a connection whose `:authority` the HTTP/2 library refuses has its header
 //! blocks decoded here and written again as plain literals, so the library's own table stays empty and
-//! the two sides cannot drift apart.
+//! the two sides cannot drift apart. The first block of any other is spelt out: the same fields in the same
+//! representations, so that the library's table becomes what it would, without Huffman coding.
 
 mod huffman;
 mod statics;
@@ -12,6 +13,9 @@ mod tests;
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
+
+#[cfg(test)]
+pub(crate) use self::huffman::encode as encode_huffman;
 
 /// Size of the dynamic table that both sides start with, in octets (RFC 7541 section 4.2, RFC 9113 6.5.2).
 ///
@@ -55,6 +59,15 @@ impl Field {
     }
 }
 
+/// A part of a header block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Piece<'a> {
+    /// To be sent as it is.
+    Coded(&'a [u8]),
+    /// A string, for [`encode_text`].
+    Text(&'a [u8]),
+}
+
 /// Decoder of one direction of one connection.
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -71,15 +84,27 @@ impl Decoder {
     /// Decodes one whole header block. `list_max` bounds the decoded list (RFC 9113 section 6.5.2 counting),
     /// since one octet can name a table entry of 4 KiB.
     pub(crate) fn decode(&mut self, block: &[u8], list_max: usize) -> Result<Vec<Field>, HpackError> {
+        self.decode_spelling(block, list_max, &mut |_| ())
+    }
+
+    /// As [`decode`](Self::decode), and hands over what spells the block out, piece by piece.
+    pub(crate) fn decode_spelling(
+        &mut self,
+        block: &[u8],
+        list_max: usize,
+        spell: &mut impl FnMut(Piece<'_>),
+    ) -> Result<Vec<Field>, HpackError> {
         let mut input = block;
         let mut fields = Vec::new();
         let mut list_size = 0;
         while let Some(&first) = input.first() {
+            let before = input;
             let field = if first & 0x80 != 0 {
                 let index = integer(&mut input, 7)?;
+                spell(Piece::Coded(read(before, input)));
                 Field { never_indexed: false, ..self.entry(index)? }
             } else if first & 0xc0 == 0x40 {
-                let field = self.literal(&mut input, 6, false)?;
+                let field = self.literal(&mut input, 6, false, spell)?;
                 self.insert(field.clone());
                 field
             } else if first & 0xe0 == 0x20 {
@@ -87,9 +112,10 @@ impl Decoder {
                     return Err(HpackError::LateTableSize);
                 }
                 self.resize(integer(&mut input, 5)?)?;
+                spell(Piece::Coded(read(before, input)));
                 continue;
             } else {
-                self.literal(&mut input, 4, first & 0x10 != 0)?
+                self.literal(&mut input, 4, first & 0x10 != 0, spell)?
             };
             list_size += field.size();
             if list_size > list_max {
@@ -101,10 +127,26 @@ impl Decoder {
     }
 
     /// A literal field whose name index has a prefix of `prefix` bits.
-    fn literal(&self, input: &mut &[u8], prefix: u8, never_indexed: bool) -> Result<Field, HpackError> {
+    fn literal(
+        &self,
+        input: &mut &[u8],
+        prefix: u8,
+        never_indexed: bool,
+        spell: &mut impl FnMut(Piece<'_>),
+    ) -> Result<Field, HpackError> {
+        let before = *input;
         let index = integer(input, prefix)?;
-        let name = if index == 0 { text(input)? } else { self.entry(index)?.name };
-        Ok(Field { name, value: text(input)?, never_indexed })
+        spell(Piece::Coded(read(before, input)));
+        let name = if index == 0 {
+            let name = text(input)?;
+            spell(Piece::Text(&name));
+            name
+        } else {
+            self.entry(index)?.name
+        };
+        let value = text(input)?;
+        spell(Piece::Text(&value));
+        Ok(Field { name, value, never_indexed })
     }
 
     /// The entry at a one-based index over the static, then the dynamic table (RFC 7541 section 2.3.3).
@@ -160,7 +202,8 @@ pub(crate) fn encode(field: &Field, out: &mut BytesMut) {
     encode_text(&field.value, out);
 }
 
-fn encode_text(text: &[u8], out: &mut BytesMut) {
+/// Appends a string without Huffman coding (RFC 7541 section 5.2).
+pub(crate) fn encode_text(text: &[u8], out: &mut BytesMut) {
     const PREFIX_MAX: usize = 0x7f;
     if text.len() < PREFIX_MAX {
         out.put_u8(text.len() as u8);
@@ -204,6 +247,11 @@ fn text(input: &mut &[u8]) -> Result<Bytes, HpackError> {
     let (raw, rest) = input.split_at(length);
     *input = rest;
     if coded { huffman::decode(raw).ok_or(HpackError::BadHuffman) } else { Ok(Bytes::copy_from_slice(raw)) }
+}
+
+/// The octets that were taken from `before` until `after` was left.
+fn read<'a>(before: &'a [u8], after: &[u8]) -> &'a [u8] {
+    before.get(..before.len() - after.len()).unwrap_or_default()
 }
 
 fn octet(input: &mut &[u8]) -> Result<u8, HpackError> {

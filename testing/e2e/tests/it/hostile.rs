@@ -4,6 +4,7 @@ mod brokers;
 mod gone;
 mod keys;
 mod streams;
+mod unread;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -28,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case { name: "hostile::floods_starve_nobody", needs: &[Need::Ours], run: floods },
         Case { name: "hostile::streams_that_say_nothing", needs: &[Need::Ours], run: streams::silent },
         Case { name: "hostile::streams_that_say_nonsense", needs: &[Need::Ours], run: streams::nonsense },
+        Case { name: "hostile::streams_that_nobody_reads", needs: &[Need::Ours], run: unread::rotations },
         Case {
             name: "hostile::connections_of_processes_that_are_gone",
             needs: &[Need::Ours, Need::Root, Need::Peer(Peer::Python)],

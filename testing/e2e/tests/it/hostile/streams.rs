@@ -28,18 +28,23 @@ const OF_CONNECTION: usize = 2_500;
 const STREAM_MAX: usize = 32 << 10;
 
 /// A site whose agent does not hash what calls it, which takes long.
-fn site() -> Result<Site, Error> {
+pub(super) fn site() -> Result<Site, Error> {
     let mut site = Site::new()?;
     site.agent.unix.push_str("\n            workload_size_limit = -1");
     Ok(site)
 }
 
 fn resident(daemon: &Daemon) -> Result<usize, Error> {
+    memory(daemon, "VmRSS:")
+}
+
+/// A line of a program's status that says octets.
+pub(super) fn memory(daemon: &Daemon, name: &str) -> Result<usize, Error> {
     let path = format!("/proc/{}/status", daemon.pid());
     let status = std::fs::read_to_string(&path).map_err(|error| Error::doing(&path, error))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
-    Ok(kib.ok_or_else(|| Error::new("no VmRSS"))? << 10)
+    Ok(kib.ok_or_else(|| Error::new(format!("no {name}")))? << 10)
 }
 
 fn channels(socket: &Path, count: usize) -> Vec<Channel> {
