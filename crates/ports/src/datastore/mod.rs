@@ -207,7 +207,7 @@ pub trait JoinTokens {
     /// Stores a token. [`Error::AlreadyExists`] if it is there.
     async fn join_token_create(&self, token: &JoinToken) -> Result<()>;
     /// Removes a token and returns it: one statement that touches one row or none, so two agents can never
-    /// both have it.
+    /// both have it. A power cut may bring it back, unless something was written since.
     async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>>;
     /// Removes tokens that expired before the time.
     async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()>;

@@ -7,7 +7,7 @@ use spire_ports::datastore::{JoinTokens, Result};
 
 use super::first_row;
 use crate::convert::{now, number_or_zero};
-use crate::sql::{Isolation, params};
+use crate::sql::{Durable, Isolation, params};
 use crate::store::SqlStore;
 
 #[async_trait]
@@ -26,7 +26,8 @@ impl JoinTokens for SqlStore {
 
     async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>> {
         let token = token.to_owned();
-        self.write(Isolation::Statement, move |conn| {
+        // The agent learns nothing before its node is stored, and that is on disk with this.
+        self.write_durable(Durable::WithNext, Isolation::Statement, move |conn| {
             let expiry = "SELECT expiry FROM join_tokens WHERE token = ?1";
             let Some(expiry) = first_row(conn, expiry, params![&token], |row| number_or_zero(row, 0))? else {
                 return Ok(None);

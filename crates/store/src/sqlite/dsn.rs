@@ -6,13 +6,38 @@ use std::time::Duration;
 use spire_ports::datastore::{Error, Result};
 
 use super::{BUSY_TIMEOUT, CACHE_SIZE};
+use crate::sql::Durable;
+
+/// When SQLite waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Off,
+    Normal,
+    Full,
+    Extra,
+}
+
+impl Level {
+    /// The statement by which commits are durable then.
+    pub(crate) fn pragma(self, durable: Durable) -> &'static str {
+        match (self, durable) {
+            (Self::Off, _) => "PRAGMA synchronous = OFF",
+            (Self::Full, Durable::Now) => "PRAGMA synchronous = FULL",
+            (Self::Extra, Durable::Now) => "PRAGMA synchronous = EXTRA",
+            // The log is not waited for, but the next commit that waits for it waits for all of it.
+            (Self::Normal, _) | (Self::Full | Self::Extra, Durable::WithNext) => {
+                "PRAGMA synchronous = NORMAL"
+            }
+        }
+    }
+}
 
 /// A parsed connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Dsn {
     target: String,
     display: String,
-    synchronous: &'static str,
+    level: Level,
     busy_timeout: Duration,
     cache_size: i64,
     in_memory: bool,
@@ -47,7 +72,7 @@ impl Dsn {
         Ok(Self {
             target,
             display,
-            synchronous: synchronous(query).map_err(invalid)?,
+            level: level(query).map_err(invalid)?,
             busy_timeout: busy_timeout(query).map_err(invalid)?,
             cache_size: cache_size(query).map_err(invalid)?,
             in_memory,
@@ -66,9 +91,9 @@ impl Dsn {
 
     /// When SQLite waits for the disk. FULL unless the operator chose otherwise: a commit is on disk when
     /// it returns. (The reference's driver has NORMAL, by which a power cut may undo the last commits,
-    /// and with them the consumption of a join token.)
-    pub(crate) fn synchronous(&self) -> &'static str {
-        self.synchronous
+    /// and with them the consumption of a join token whose SVID is out.)
+    pub(crate) fn level(&self) -> Level {
+        self.level
     }
 
     /// How long to wait for another writer.
@@ -121,12 +146,12 @@ fn sqlite_parameters(query: &str) -> String {
     kept.join("&")
 }
 
-fn synchronous(query: &str) -> std::result::Result<&'static str, String> {
+fn level(query: &str) -> std::result::Result<Level, String> {
     match parameter(query, &["_synchronous", "_sync"]).map(str::to_ascii_uppercase).as_deref() {
-        None | Some("2" | "FULL") => Ok("FULL"),
-        Some("0" | "OFF") => Ok("OFF"),
-        Some("1" | "NORMAL") => Ok("NORMAL"),
-        Some("3" | "EXTRA") => Ok("EXTRA"),
+        None | Some("2" | "FULL") => Ok(Level::Full),
+        Some("0" | "OFF") => Ok(Level::Off),
+        Some("1" | "NORMAL") => Ok(Level::Normal),
+        Some("3" | "EXTRA") => Ok(Level::Extra),
         Some(other) => {
             Err(format!("Invalid _synchronous: {other}, expecting value of '0 OFF 1 NORMAL 2 FULL 3 EXTRA'"))
         }
@@ -206,8 +231,8 @@ mod tests {
 
     #[test]
     fn durability_is_full_unless_the_operator_says() {
-        assert_eq!(Dsn::parse("x.db").unwrap().synchronous(), "FULL");
-        assert_eq!(Dsn::parse("x.db?_sync=1").unwrap().synchronous(), "NORMAL");
+        assert_eq!(Dsn::parse("x.db").unwrap().level(), Level::Full);
+        assert_eq!(Dsn::parse("x.db?_sync=1").unwrap().level(), Level::Normal);
         assert_eq!(Dsn::parse("x.db?_timeout=10").unwrap().busy_timeout(), Duration::from_millis(10));
     }
 

@@ -16,6 +16,7 @@ pub(crate) use session::SqliteSession;
 pub(crate) use writer::Writer;
 
 use crate::fault::{Fault, Sql};
+use crate::sql::Durable;
 
 /// How many prepared statements a connection keeps: more than this crate has texts in common use.
 const STATEMENTS: usize = 96;
@@ -26,7 +27,7 @@ pub(crate) fn open_writer(dsn: &Dsn) -> Sql<SqliteSession> {
     // The reference forces both, whatever the connection string says.
     let set = || -> rusqlite::Result<()> {
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        conn.pragma_update(None, "synchronous", dsn.synchronous())?;
+        conn.execute_batch(dsn.level().pragma(Durable::Now))?;
         // Pages that a savepoint may restore are kept in memory, not in a temporary file.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "foreign_keys", true)

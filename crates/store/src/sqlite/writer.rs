@@ -1,5 +1,6 @@
 //! The one thread that writes. Jobs that queue up while it is busy share a transaction, so that a burst of
-//! writers pays for one wait on the disk; each is told of success only after the commit.
+//! writers pays for one wait on the disk; each is told of success only after the commit. A job that need not be on disk
+//! before a later one is waits for no disk of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -9,10 +10,10 @@ use spire_ports::datastore::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::Dsn;
+use super::dsn::{Dsn, Level};
 use super::session::SqliteSession;
 use crate::fault::{Fault, Sql};
-use crate::sql::Session;
+use crate::sql::{Durable, Session};
 
 /// How many jobs may wait; beyond that callers wait to hand theirs in.
 const QUEUE: usize = 256;
@@ -27,8 +28,14 @@ pub(crate) struct Writer {
 }
 
 enum Message {
-    Work(Box<dyn Job>),
+    Work(Work),
     Close,
+}
+
+/// A job, and when it must be on disk.
+struct Work {
+    job: Box<dyn Job>,
+    durable: Durable,
 }
 
 /// Something to write, with someone who waits for it.
@@ -79,24 +86,26 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(mut conn: SqliteSession, dsn: &Dsn) -> Result<Self> {
         let (messages, queue) = mpsc::channel(QUEUE);
-        let path = dsn.display().to_owned();
+        let (path, level) = (dsn.display().to_owned(), dsn.level());
         let thread = std::thread::Builder::new()
             .name("sql-writer".into())
-            .spawn(move || serve(&mut conn, queue, &path))
+            .spawn(move || serve(&mut conn, queue, level, &path))
             .map_err(|error| Error::Unavailable(format!("cannot start the writer: {error}")))?;
         Ok(Self { messages, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Runs the work in a transaction; when this returns `Ok`, it is on disk. The work may share its
-    /// transaction with others, and its effects are undone when it fails.
+    /// Runs the work in a transaction; when this returns `Ok`, it is on disk, or will be no later than what is written
+    /// next. The work may share its transaction with others, and its effects are undone when it fails.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
+        durable: Durable,
         work: impl FnOnce(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         let closed = || Error::Unavailable("the datastore is closed".into());
         let (reply, outcome) = oneshot::channel();
         let task = Task { work: Some(work), outcome: Err(closed()), reply };
-        self.messages.send(Message::Work(Box::new(task))).await.map_err(|_| closed())?;
+        let work = Work { job: Box::new(task), durable };
+        self.messages.send(Message::Work(work)).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
     }
 
@@ -114,72 +123,86 @@ impl Writer {
     }
 }
 
-fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, path: &str) {
-    while let Some(message) = queue.blocking_recv() {
+fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, level: Level, path: &str) {
+    let mut transactions = Transactions { conn, level, now: Durable::Now, path };
+    let mut left = None;
+    while let Some(message) = left.take().map(Message::Work).or_else(|| queue.blocking_recv()) {
         match message {
-            Message::Work(job) => {
-                if group(conn, job, &mut queue, path) {
-                    queue.close();
-                }
-            }
+            Message::Work(work) => left = transactions.run(work, &mut queue),
             // The rest of the queue is still served; `recv` ends after it.
             Message::Close => queue.close(),
         }
     }
 }
 
-/// Serves one job and those that wait behind it in one transaction. Whether to close.
-fn group(
-    conn: &mut SqliteSession,
-    first: Box<dyn Job>,
-    queue: &mut mpsc::Receiver<Message>,
-    path: &str,
-) -> bool {
-    if let Err(fault) = conn.control("BEGIN IMMEDIATE") {
-        first.refuse(reported(Fault::from(fault), path));
-        return false;
-    }
-    let mut jobs = Vec::new();
-    let mut next = Some(first);
-    let mut close = false;
-    let mut lost = Ok(());
-    while let Some(mut job) = next.take() {
-        let ran = if jobs.is_empty() {
-            undoable(conn, |conn| job.run(conn))
-        } else {
-            savepoint(conn, |conn| job.run(conn)).map(|()| true)
-        };
-        jobs.push(job);
-        match ran {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(fault) => {
-                lost = Err(reported(fault, path));
-                break;
-            }
-        }
-        if jobs.len() < JOBS_PER_TRANSACTION {
-            match queue.try_recv() {
-                Ok(Message::Work(job)) => next = Some(job),
-                Ok(Message::Close) => close = true,
-                Err(_) => {}
-            }
-        }
-    }
-    // The first job may have undone its transaction; then there is nothing to commit.
-    let ended = lost.and_then(|()| if conn.is_autocommit() { Ok(()) } else { commit(conn, path) });
-    if ended.is_err() && !conn.is_autocommit() {
-        // Nothing more can be done about a rollback that fails; the next BEGIN will report it.
-        let _ = conn.batch("ROLLBACK");
-    }
-    for job in jobs {
-        job.settle(&ended);
-    }
-    close
+/// The connection that writes, transaction after transaction.
+struct Transactions<'a> {
+    conn: &'a mut SqliteSession,
+    level: Level,
+    /// How the connection commits at present.
+    now: Durable,
+    path: &'a str,
 }
 
-fn commit(conn: &SqliteSession, path: &str) -> Result<()> {
-    conn.control("COMMIT").map_err(|error| reported(Fault::from(error), path))
+impl Transactions<'_> {
+    /// Serves one job and those that wait behind it in one transaction. Returns the job that must have another one.
+    fn run(&mut self, first: Work, queue: &mut mpsc::Receiver<Message>) -> Option<Work> {
+        let durable = first.durable;
+        if let Err(fault) = self.begin(durable) {
+            first.job.refuse(reported(fault, self.path));
+            return None;
+        }
+        let mut jobs = Vec::new();
+        let (mut next, mut left) = (Some(first.job), None);
+        let mut lost = Ok(());
+        while let Some(mut job) = next.take() {
+            let ran = if jobs.is_empty() {
+                undoable(self.conn, |conn| job.run(conn))
+            } else {
+                savepoint(self.conn, |conn| job.run(conn)).map(|()| true)
+            };
+            jobs.push(job);
+            match ran {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(fault) => {
+                    lost = Err(reported(fault, self.path));
+                    break;
+                }
+            }
+            if jobs.len() < JOBS_PER_TRANSACTION {
+                match queue.try_recv() {
+                    Ok(Message::Work(work)) if work.durable <= durable => next = Some(work.job),
+                    Ok(Message::Work(work)) => left = Some(work),
+                    Ok(Message::Close) => queue.close(),
+                    Err(_) => {}
+                }
+            }
+        }
+        // The first job may have undone its transaction; then there is nothing to commit.
+        let ended = lost.and_then(|()| if self.conn.is_autocommit() { Ok(()) } else { self.commit() });
+        if ended.is_err() && !self.conn.is_autocommit() {
+            // Nothing more can be done about a rollback that fails; the next BEGIN will report it.
+            let _ = self.conn.batch("ROLLBACK");
+        }
+        for job in jobs {
+            job.settle(&ended);
+        }
+        left
+    }
+
+    fn begin(&mut self, durable: Durable) -> Sql<()> {
+        if self.now != durable {
+            // SQLite heeds this when it reads the statement, so a prepared one would do nothing.
+            self.conn.batch(self.level.pragma(durable))?;
+            self.now = durable;
+        }
+        Ok(self.conn.control("BEGIN IMMEDIATE")?)
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.conn.control("COMMIT").map_err(|error| reported(Fault::from(error), self.path))
+    }
 }
 
 /// Runs the first job of a transaction: undoing it is undoing the transaction, which costs nothing until it
@@ -219,4 +242,63 @@ fn savepoint(conn: &mut SqliteSession, run: impl FnOnce(&mut dyn Session) -> boo
 fn reported(fault: Fault, path: &str) -> Error {
     error!(subsystem_name = "sql", path, error = %fault.0, "Failed to write to the database");
     fault.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::open_writer;
+
+    #[tokio::test]
+    async fn waits_for_the_disk_where_it_must() {
+        let folder = tempfile::tempdir().unwrap();
+        for (parameters, now, with_next) in
+            [("", 2, 1), ("?_synchronous=EXTRA", 3, 1), ("?_synchronous=OFF", 0, 0)]
+        {
+            let dsn = Dsn::parse(&format!("{}{parameters}", folder.path().join("db").display())).unwrap();
+            let writer = Writer::start(open_writer(&dsn).unwrap(), &dsn).unwrap();
+            for (durable, expected) in [
+                (Durable::Now, now),
+                (Durable::WithNext, with_next),
+                (Durable::Now, now),
+                (Durable::Now, now),
+            ] {
+                let level = writer.write(durable, synchronous).await.unwrap();
+                assert_eq!(level, expected, "{durable:?} {parameters}");
+            }
+            writer.close().await;
+        }
+    }
+
+    /// One that must be on disk at once does not share the transaction of one that need not.
+    #[tokio::test]
+    async fn strict_jobs_behind_lenient_ones_have_a_transaction_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let dsn = Dsn::parse(&folder.path().join("db").display().to_string()).unwrap();
+        let writer = Writer::start(open_writer(&dsn).unwrap(), &dsn).unwrap();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let first = writer.write(Durable::WithNext, move |conn| {
+            // Until the others are in the queue.
+            let _ = held.recv();
+            synchronous(conn)
+        });
+        let (second, third) =
+            (writer.write(Durable::WithNext, synchronous), writer.write(Durable::Now, synchronous));
+        let fourth = writer.write(Durable::WithNext, synchronous);
+        let all =
+            async { tokio::join!(biased; first, second, third, fourth, async { hold.send(()).unwrap() }) };
+        let (first, second, third, fourth, ()) = all.await;
+        let levels = [first, second, third, fourth].map(|level| level.unwrap());
+        assert_eq!(levels, [1, 1, 2, 2]);
+        writer.close().await;
+    }
+
+    fn synchronous(conn: &mut dyn Session) -> Sql<i64> {
+        let mut level = -1;
+        conn.query("PRAGMA synchronous", &[], &mut |row| {
+            level = crate::convert::number_or_zero(row, 0)?;
+            Ok(true)
+        })?;
+        Ok(level)
+    }
 }
