@@ -75,8 +75,9 @@ pub enum Step {
     Prepare(SlotName),
     /// Let the authority in this slot sign.
     Activate(SlotName),
-    /// Let the old authority in this slot sign again: the clock was set, and of the two it is the one that is valid now.
-    /// Whoever trusts the trust domain knows it already. Where it was tainted or its key is gone, prepare instead.
+    /// Let the old authority in this slot sign again: the clock was set, and it is the only one of the two that is valid now,
+    /// or the one that was made before the clock was set back. Whoever trusts the trust domain knows it already. Where it
+    /// was tainted or its key is gone, prepare instead.
     Restore(SlotName),
 }
 
@@ -234,6 +235,11 @@ impl<A: Authority> Slots<A> {
                 Some(AuthorityStatus::Old) => Step::Restore(self.next.name),
                 Some(_) => Step::Activate(self.next.name),
             });
+        }
+        if next.is_some_and(|next| next.status() == AuthorityStatus::Old && next.issued_at() > span.0) {
+            // It gave way because it was of the future. Now that its time has come (back), it signs again: those who heard
+            // nothing meanwhile know no other.
+            return Some(Step::Restore(self.next.name));
         }
         match next.filter(|next| next.status() != AuthorityStatus::Old) {
             None => preparation_due(span.0, span.1, now).then_some(Step::Prepare(self.next.name)),

@@ -118,6 +118,26 @@ fn a_clock_that_is_set_back_restores_the_old_authority() {
     assert_eq!(waiting.step(at(20)), Some(Step::Activate(A)));
 }
 
+/// A clock that was set back for a while: the authority that was made meanwhile gives way to the one that all know.
+#[test]
+fn a_clock_that_is_set_right_again_restores_the_authority_of_before() {
+    let back = Slots::default()
+        .prepared(key(A, "one", 500, 90, AuthorityStatus::Unknown))
+        .and_then(|s| s.activated(A))
+        .and_then(|s| s.prepared(key(B, "two", 460, 90, AuthorityStatus::Unknown)))
+        .and_then(|s| s.activated(B))
+        .unwrap();
+    assert_eq!(back.step(at(470)), None);
+    assert_eq!(back.step(at(490)), Some(Step::Restore(A)), "its certificate is dated back");
+    let restored = back.restored(A).unwrap();
+    assert_eq!(restored.active().unwrap().id(), "one");
+    assert_eq!(restored.step(at(510)), None);
+    assert_eq!(restored.step(at(546)), Some(Step::Prepare(B)));
+    // One that is prepared in its place was wanted by somebody.
+    let prepared = back.prepared(key(A, "three", 470, 90, AuthorityStatus::Unknown)).unwrap();
+    assert_eq!(prepared.step(at(500)), None);
+}
+
 /// Two levels that were made at the same time: the lower one's successor would die with it, so it waits for one that the
 /// upper one's successor signs.
 #[test]

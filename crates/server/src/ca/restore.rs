@@ -1,7 +1,8 @@
 //! Letting an old authority sign again after the clock was set.
 //!
 //! A clock that runs ahead makes authorities that are not valid yet once it is set right. The one before is in its slot
-//! still, and everybody trusts it.
+//! still, and everybody trusts it. A clock that is set back does the same to the authority that everybody trusts; once
+//! the clock is right again, that one takes over from the one which stood in for it.
 
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ fn log(kind: Kind) {
     tracing::warn!(
         subsystem_name = SUBSYSTEM,
         kind = ?kind,
-        "The active authority is not valid now; was the clock set? The one before it signs again"
+        "Was the clock set? The authority that was active before signs again"
     );
 }
 

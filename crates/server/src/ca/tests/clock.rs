@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use spire_core::authority::Kind::Jwt;
-use spire_core::pki::{KeyType, LocalKey};
+use spire_core::pki::chain::{Purpose, verify};
+use spire_core::pki::{Certificate, KeyType, LocalKey};
 
 use super::world::{World, active_id};
 use crate::ca::{Authorities, ServerSvid, WorkloadJwtParams};
@@ -70,6 +71,35 @@ async fn a_clock_that_ran_ahead_for_a_while_costs_nothing() {
         let made = world.generated.load(Ordering::SeqCst);
         authorities.rotate().await.unwrap();
         assert_eq!(world.generated.load(Ordering::SeqCst), made, "idempotent");
+    }
+}
+
+/// The other way round: who heard nothing while the clock was behind trusts the first authority only.
+#[tokio::test]
+async fn a_clock_that_was_behind_for_a_while_costs_nothing() {
+    for restart in [false, true] {
+        let world = World::new();
+        let (mut authorities, mut svid) = start(&world).await;
+        let (first, kid) =
+            (active_id(authorities.ca()), authorities.ca().active_jwt().unwrap().kid().to_owned());
+        world.pass(-300);
+        authorities.rotate().await.unwrap();
+        svid.rotate().await.unwrap();
+        check(&world, &authorities, &svid).await;
+        assert_ne!(active_id(authorities.ca()), first);
+        world.pass(300);
+        if restart {
+            (authorities, svid) = start(&world).await;
+        }
+        authorities.rotate().await.unwrap();
+        svid.rotate().await.unwrap();
+        check(&world, &authorities, &svid).await;
+        assert_eq!(active_id(authorities.ca()), first, "restart: {restart}");
+        assert_eq!(authorities.ca().active_jwt().unwrap().kid(), kid);
+        let parse = |der: &[u8]| Certificate::from_der(der.to_vec()).unwrap();
+        let roots = [parse(&world.stored_bundle().x509_authorities[0].der)];
+        let chain: Vec<_> = svid.current().chain.iter().map(|der| parse(der)).collect();
+        verify(&chain, &roots, Purpose::Any, world.clock.now()).unwrap();
     }
 }
 
