@@ -20,6 +20,8 @@ use super::ViewRecord;
 pub struct Payload {
     encoded: Box<[u8]>,
     agent_len: u32,
+    /// How long the fields are that were taken out: an answer's length is known without a look at them.
+    record_len: u32,
 }
 
 impl Payload {
@@ -45,7 +47,12 @@ impl Payload {
         // Appending to a vector cannot run out of space.
         let _ = for_agent.encode(&mut encoded);
         let _ = rest.encode(&mut encoded);
-        Self { encoded: encoded.into_boxed_slice(), agent_len: u32::try_from(agent_len).unwrap_or(u32::MAX) }
+        let short = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        Self {
+            encoded: encoded.into_boxed_slice(),
+            agent_len: short(agent_len),
+            record_len: short(record_len(entry)),
+        }
     }
 
     /// The record's entry, all fields.
@@ -74,13 +81,7 @@ pub enum Answer {
 impl Answer {
     /// How long the encoded entry is.
     pub fn len(self, record: &ViewRecord) -> usize {
-        let (id, identity) = (record.id.as_str(), &record.spiffe_id);
-        text_len(1, id)
-            + key_len(2)
-            + delimited_len(identity_len(identity))
-            + number_len(11, record.revision)
-            + number_len(15, record.created_at.unix())
-            + self.rest(&record.payload).len()
+        long(record.payload.record_len) + self.rest(&record.payload).len()
     }
 
     /// Appends the encoded entry, [`Answer::len`] bytes.
@@ -97,12 +98,24 @@ impl Answer {
     }
 
     fn rest(self, payload: &Payload) -> &[u8] {
-        let agent_len = usize::try_from(payload.agent_len).unwrap_or(usize::MAX);
         match self {
             Self::Whole => &payload.encoded,
-            Self::ForAgent => payload.encoded.get(..agent_len).unwrap_or(&payload.encoded),
+            Self::ForAgent => payload.encoded.get(..long(payload.agent_len)).unwrap_or(&payload.encoded),
         }
     }
+}
+
+fn long(len: u32) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+/// How long the encoded fields are that a record has itself.
+fn record_len(entry: &Entry) -> usize {
+    text_len(1, entry.id.as_str())
+        + key_len(2)
+        + delimited_len(identity_len(&entry.spiffe_id))
+        + number_len(11, entry.revision)
+        + number_len(15, entry.created_at.unix())
 }
 
 fn identity_len(id: &SpiffeId) -> usize {
