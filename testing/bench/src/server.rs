@@ -174,6 +174,19 @@ pub(crate) async fn sync_and_sign(set: Set) -> Result<Vec<Figure>> {
     figures.extend(
         operations(names, &server, 300, 1, 1, |_| async { sync(&agent, false).await.map(|_| ()) }).await?,
     );
+    let names = Names {
+        cpu: "1,000 entries of an agent in one answer",
+        rate: "one answer, rate",
+        latency: "one answer, latency",
+    };
+    figures.extend(
+        operations(names, &server, 100, 1, 1, |_| async {
+            let seen = at_once(&agent).await?;
+            ensure!(seen == ENTRIES, "{seen} entries");
+            Ok(())
+        })
+        .await?,
+    );
     let (_, csr) = api::csr(None)?;
     let names = Names {
         cpu: "sign X.509-SVID for an agent (batch of 50)",
@@ -208,6 +221,13 @@ async fn wait_until_seen(agent: &AttestedAgent, count: usize) -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// Fetches all entries as agents do that do not sync (`use_sync_authorized_entries = false`). Returns how many there are.
+async fn at_once(agent: &AttestedAgent) -> Result<usize> {
+    let mut client = EntryClient::new(agent.channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+    let request = entry::GetAuthorizedEntriesRequest { output_mask: Some(api::agent_mask()) };
+    Ok(client.get_authorized_entries(request).await?.into_inner().entries.len())
 }
 
 /// Syncs as SPIRE's agent does; `all` asks for every entry, else the agent has them already. Returns how many entries
