@@ -17,6 +17,7 @@ use spire_wire::explain::process_server::ProcessServer;
 use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 pub(super) use self::delegated::{is_handed_on, no_identity};
 use super::explain::Explanations;
@@ -51,10 +52,7 @@ impl AdminSocket {
     }
 
     /// Serves until told to stop; then open streams end and the socket is gone.
-    ///
-    /// # Errors
-    /// [`AgentError::Serve`] when the server stops by itself.
-    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+    pub async fn serve(self, shutdown: CancellationToken) {
         let Self { core, attestation, incoming, address } = self;
         let metrics = core.metrics();
         let debug = DebugServer::new(debug::Debug::new(Arc::clone(&core)));
@@ -68,23 +66,22 @@ impl AdminSocket {
             "spire.explain.v1.Process",
         ];
         let connections = (metric::DEBUG_API_CONNECTION, metric::DEBUG_API_CONNECTIONS);
-        let mut router =
-            spire_net::grpc::unix_server().add_service(Observed::new(debug, metrics, Some(connections)));
+        let mut routes = Routes::new(Observed::new(debug, metrics, Some(connections)));
         let explanations = Explanations::new(Arc::clone(&core), Arc::clone(&attestation));
-        router = router.add_service(Observed::new(ProcessServer::new(explanations), metrics, None));
+        routes = routes.add_service(Observed::new(ProcessServer::new(explanations), metrics, None));
         let connections =
             (metric::DELEGATED_IDENTITY_API_CONNECTION, metric::DELEGATED_IDENTITY_API_CONNECTIONS);
         let delegated = DelegatedIdentityServer::new(delegated);
-        router = router.add_service(Observed::new(delegated, metrics, Some(connections)));
+        routes = routes.add_service(Observed::new(delegated, metrics, Some(connections)));
         if let Some(level) = core.log_level() {
             services.push("spire.api.agent.logger.v1.Logger");
             let logger = LoggerServer::new(logger::Logger::new(level.clone()));
             let connections = (metric::LOGGER_API_CONNECTION, metric::LOGGER_API_CONNECTIONS);
-            router = router.add_service(Observed::new(logger, metrics, Some(connections)));
+            routes = routes.add_service(Observed::new(logger, metrics, Some(connections)));
         }
         let health = HealthServer::new(Health::new(Arc::clone(&core), attestation));
         let reflection = Arc::new(Reflection::new(Descriptors::of(AGENT_SOCKETS_DESCRIPTORS), services));
-        let router = router
+        let routes = routes
             .add_service(Observed::new(health, metrics, None))
             .add_service(v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(
                 &reflection,
@@ -97,15 +94,7 @@ impl AdminSocket {
             tracing::info!(network = "unix", address, "Stopping Admin APIs");
             core.identities().close();
         };
-        match spire_net::grpc::serve(router, incoming, stop).await {
-            Ok(_) => {
-                tracing::info!(network = "unix", address, "Admin APIs have stopped");
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(network = "unix", address, error = %error, "Admin APIs stopped prematurely");
-                Err(AgentError::Serve(error.to_string()))
-            }
-        }
+        spire_net::grpc::serve_unix(routes, incoming, stop).await;
+        tracing::info!(network = "unix", address, "Admin APIs have stopped");
     }
 }

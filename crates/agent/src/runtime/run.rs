@@ -101,9 +101,8 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
         ended
     };
     let admin = async {
-        match admin {
-            Some(admin) => stop_after(Box::pin(admin.serve(stopping.clone())), &stopping).await,
-            None => Ok(()),
+        if let Some(admin) = admin {
+            stop_after(Box::pin(admin.serve(stopping.clone())), &stopping).await;
         }
     };
     let broker = async {
@@ -112,8 +111,8 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
             None => Ok(()),
         }
     };
-    let ((), ended, admin, broker) = tokio::join!(stop_after(apis, &stopping), tasks, admin, broker);
-    ended.and(admin).and(broker)
+    let ((), ended, (), broker) = tokio::join!(stop_after(apis, &stopping), tasks, admin, broker);
+    ended.and(broker)
 }
 
 /// Has everything else stop when this ends.
