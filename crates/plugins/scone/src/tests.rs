@@ -29,31 +29,9 @@ use tempfile::TempDir;
 
 use super::*;
 
-const SVID_TEMPLATE: &str = r#"name: <\session-name-selector>-injector
-version: "0.3"
-predecessor: <\predecessor>
-
-secrets:
-  - name: svid
-    kind: x509
-    value: |
-        <\svid>
-    issuer: svid-intermediates
-    private_key: svid_key
-    export:
-      session: <\session-name-selector>
-      session_hash: <\session-hash-selector>
-  - name: svid-intermediates
-    kind: x509-ca
-    value: |
-        <\svid-intermediates>
-  - name: svid_key
-    kind: private-key
-    value: |
-        <\svid-key>
-"#;
-const BUNDLE_TEMPLATE: &str = "name: <\\trust-bundle-session-name>-injector\npredecessor: <\\predecessor>\nvalue: |\n        <\\trust-bundle>\n";
-const FEDERATED_TEMPLATE: &str = "name: <\\fed-bundles-session-name>\npredecessor: <\\predecessor>\nvalue: |\n        <\\federated-bundles>\n";
+const SVID_TEMPLATE: &str = include_str!("../testdata/svid.yaml");
+const BUNDLE_TEMPLATE: &str = include_str!("../testdata/bundle.yaml");
+const FEDERATED_TEMPLATE: &str = include_str!("../testdata/federated.yaml");
 
 /// Certificates for CAS and its client.
 struct Ca {

@@ -20,31 +20,9 @@ const NODE: &str = "spiffe://example.org/node";
 const SERVICE: &str = "spiffe://example.org/spiffe-service";
 const HASH: &str = "8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1";
 
-const SVID_TEMPLATE: &str = r#"name: <\session-name-selector>-injector
-version: "0.3"
-predecessor: <\predecessor>
-
-secrets:
-  - name: svid
-    kind: x509
-    value: |
-        <\svid>
-    issuer: svid-intermediates
-    private_key: svid_key
-    export:
-      session: <\session-name-selector>
-      session_hash: <\session-hash-selector>
-  - name: svid-intermediates
-    kind: x509-ca
-    value: |
-        <\svid-intermediates>
-  - name: svid_key
-    kind: private-key
-    value: |
-        <\svid-key>
-"#;
-const BUNDLE_TEMPLATE: &str = "name: <\\trust-bundle-session-name>-injector\npredecessor: <\\predecessor>\nvalue: |\n        <\\trust-bundle>\n";
-const FEDERATED_TEMPLATE: &str = "name: <\\fed-bundles-session-name>\npredecessor: <\\predecessor>\nvalue: |\n        <\\federated-bundles>\n";
+const SVID_TEMPLATE: &str = include_str!("../../../../crates/plugins/scone/testdata/svid.yaml");
+const BUNDLE_TEMPLATE: &str = include_str!("../../../../crates/plugins/scone/testdata/bundle.yaml");
+const FEDERATED_TEMPLATE: &str = include_str!("../../../../crates/plugins/scone/testdata/federated.yaml");
 
 /// The sessions of the stand-in by name: hash and text.
 type Sessions = Arc<Mutex<HashMap<String, (String, String)>>>;
