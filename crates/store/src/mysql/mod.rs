@@ -8,8 +8,7 @@ mod statement;
 
 use std::sync::Arc;
 
-use spire_ports::datastore::{Consistency, Error, Result};
-use tokio::runtime::Handle;
+use spire_ports::datastore::{Consistency, Result};
 use tracing::{info, warn};
 
 use crate::aws::RdsLogin;
@@ -17,7 +16,7 @@ use crate::config::{DatabaseType, SqlConfig};
 use crate::convert::text_or_empty;
 use crate::dsn::mysql::{Address, Dsn};
 use crate::fault::Sql;
-use crate::remote::{Pool, Remote};
+use crate::remote::{self, Pool, Remote};
 use crate::schema::migrate;
 use crate::sql::{Isolation, Session};
 
@@ -38,40 +37,22 @@ pub(crate) fn validate(text: &str) -> Result<()> {
 impl Mysql {
     /// Connects, and brings the schema up to date. Blocks; needs a runtime to be entered.
     pub(crate) fn open(config: &SqlConfig, kind: DatabaseType) -> Result<Self> {
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::Invalid("datastore-sql: a database server needs an async runtime".into()))?;
-        let connector = |text: &str| {
-            Connector::parse(text, config, |dsn| login(config, kind, dsn), runtime.clone()).map(Arc::new)
-        };
-        let primary = connector(&config.connection_string)?;
-        let replica = match config.ro_connection_string.as_str() {
-            "" => None,
-            text => Some(connector(text)?),
-        };
-        info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
+        let runtime = remote::runtime()?;
+        let (primary, replica) = remote::diallers(config, |text| {
+            Connector::parse(text, config, |dsn| login(config, kind, dsn), runtime.clone())
+        })?;
         let texts = primary.texts();
-        let pool = Pool::new(Arc::clone(&primary), config, &runtime);
+        let pool = Pool::open(primary, config, &runtime);
         let found = runtime.block_on(greet(&pool, config, false))?;
         if let Some(found) = &found {
             let _ = texts.set(Arc::clone(found));
         }
         let replica = replica.map(|connector| {
-            info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
-            if let Some(found) = &found {
-                let _ = connector.texts().set(Arc::clone(found));
+            if let Some(found) = found {
+                let _ = connector.texts().set(found);
             }
-            Pool::new(connector, config, &runtime)
+            Pool::open_replica(connector, config, &runtime, async |pool| greet(pool, config, true).await)
         });
-        if let Some(replica) = &replica
-            && let Err(error) = runtime.block_on(greet(replica, config, true))
-        {
-            // A replica that is away does not keep a server from starting.
-            warn!(
-                subsystem_name = "sql",
-                error = %error,
-                "The read-only database cannot be reached; reading from the primary"
-            );
-        }
         Ok(Self(Remote::new(pool, replica)))
     }
 

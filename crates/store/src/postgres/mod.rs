@@ -9,16 +9,15 @@ mod wire;
 
 use std::sync::Arc;
 
-use spire_ports::datastore::{Consistency, Error, Result};
-use tokio::runtime::Handle;
-use tracing::{info, warn};
+use spire_ports::datastore::{Consistency, Result};
+use tracing::info;
 
 use crate::aws::RdsLogin;
 use crate::config::{DatabaseType, SqlConfig};
 use crate::convert::text_or_empty;
 use crate::dsn::libpq::ConnectionString;
 use crate::fault::Sql;
-use crate::remote::{ATTEMPTS, Pool, Remote, Transact, backoff};
+use crate::remote::{self, ATTEMPTS, Pool, Remote, Transact, backoff};
 use crate::schema::migrate;
 use crate::sql::{Isolation, Session};
 
@@ -35,32 +34,14 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Connects, and brings the schema up to date. Blocks; needs a runtime to be entered.
     pub(crate) fn open(config: &SqlConfig, kind: DatabaseType) -> Result<Self> {
-        let connector = |text: &str| connector_of(config, kind, text).map(Arc::new);
-        let primary = connector(&config.connection_string)?;
-        let replica = match config.ro_connection_string.as_str() {
-            "" => None,
-            text => Some(connector(text)?),
-        };
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::Invalid("datastore-sql: a database server needs an async runtime".into()))?;
-        info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
-        let pool = Pool::new(Arc::clone(&primary), config, &runtime);
+        let (primary, replica) = remote::diallers(config, |text| connector_of(config, kind, text))?;
+        let runtime = remote::runtime()?;
+        let pool = Pool::open(Arc::clone(&primary), config, &runtime);
         let hears = runtime.block_on(greet(&pool, config, false))?;
         let hints = Hints::start(primary, hears, &runtime);
         let replica = replica.map(|connector| {
-            info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
-            Pool::new(connector, config, &runtime)
+            Pool::open_replica(connector, config, &runtime, async |pool| greet(pool, config, true).await)
         });
-        if let Some(replica) = &replica
-            && let Err(error) = runtime.block_on(greet(replica, config, true))
-        {
-            // A replica that is away does not keep a server from starting.
-            warn!(
-                subsystem_name = "sql",
-                error = %error,
-                "The read-only database cannot be reached; reading from the primary"
-            );
-        }
         Ok(Self { remote: Remote::new(pool, replica), hints })
     }
 

@@ -12,8 +12,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use spire_ports::datastore::{Consistency, Error, EventId, Result};
+use tokio::runtime::Handle;
 use tracing::warn;
 
+use crate::config::SqlConfig;
 use crate::convert::integer;
 use crate::fault::Sql;
 use crate::sql::{Isolation, Session, params};
@@ -85,6 +87,25 @@ pub(crate) struct Remote<D: Dial> {
     /// One at a time among the operations of this server that rest on what they did not find: against each other
     /// they would mostly wait or fail.
     absence: tokio::sync::Mutex<()>,
+}
+
+/// Where the drivers of connections run.
+pub(crate) fn runtime() -> Result<Handle> {
+    Handle::try_current()
+        .map_err(|_| Error::Invalid("datastore-sql: a database server needs an async runtime".into()))
+}
+
+/// The ways to the primary and, where the configuration has one, to the replica.
+pub(crate) fn diallers<D: Dial>(
+    config: &SqlConfig,
+    parse: impl Fn(&str) -> Result<D>,
+) -> Result<(Arc<D>, Option<Arc<D>>)> {
+    let primary = parse(&config.connection_string)?;
+    let replica = match config.ro_connection_string.as_str() {
+        "" => None,
+        text => Some(Arc::new(parse(text)?)),
+    };
+    Ok((Arc::new(primary), replica))
 }
 
 /// How an attempt ended.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use spire_ports::datastore::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{info, warn};
 
 use super::{Dial, Transact};
 use crate::config::SqlConfig;
@@ -45,7 +46,9 @@ pub(crate) struct Lease<S> {
 }
 
 impl<D: Dial> Pool<D> {
-    pub(crate) fn new(dialler: Arc<D>, config: &SqlConfig, runtime: &Handle) -> Self {
+    /// Opens a database, which the log says. The first operation connects.
+    pub(crate) fn open(dialler: Arc<D>, config: &SqlConfig, runtime: &Handle) -> Self {
+        info!(subsystem_name = "sql", db_type = config.database_type, "Opening SQL database");
         let count = |wanted: Option<u32>| wanted.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         // Zero is no bound on connections; on idle ones it means none.
         let open = match count(config.max_open_conns) {
@@ -61,6 +64,24 @@ impl<D: Dial> Pool<D> {
             lifetime: config.conn_max_lifetime,
         };
         runtime.spawn(end_idle(Arc::downgrade(&pool.idle), pool.lifetime));
+        pool
+    }
+
+    /// Opens the read-only database and greets it. Blocks. One that is away does not keep a server from starting.
+    pub(crate) fn open_replica<T>(
+        dialler: Arc<D>,
+        config: &SqlConfig,
+        runtime: &Handle,
+        greet: impl AsyncFnOnce(&Self) -> Result<T>,
+    ) -> Self {
+        let pool = Self::open(dialler, config, runtime);
+        if let Err(error) = runtime.block_on(greet(&pool)) {
+            warn!(
+                subsystem_name = "sql",
+                error = %error,
+                "The read-only database cannot be reached; reading from the primary"
+            );
+        }
         pool
     }
 
