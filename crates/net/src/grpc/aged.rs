@@ -15,31 +15,18 @@ use tokio::sync::mpsc;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
-use super::{CONNECTION_AGE_MAX, tcp_server};
+use super::tcp_server;
 
 /// Ages that connections have: about one a second of the 36 seconds that ages of three minutes differ by.
 const AGES: u32 = 32;
 
 /// Serves `incoming` over TCP until `signal`, then waits for open calls as [`serve`](super::serve) does; for
-/// [`graceful`](super::graceful), which bounds that. A connection as old as [`CONNECTION_AGE_MAX`], a tenth more or less,
-/// takes no further calls; those that are open go on for as long as they like, as in SPIRE.
+/// [`graceful`](super::graceful), which bounds that. A connection as old as `age`, a tenth more or less, takes no further
+/// calls; those that are open go on for as long as they like, as in SPIRE.
 ///
 /// # Errors
 /// Those of tonic, where a server ends by itself.
 pub async fn serve_aged<I, IO, IE>(
-    routes: Routes,
-    incoming: I,
-    signal: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error>
-where
-    I: Stream<Item = Result<IO, IE>>,
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    IE: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    serve_for(CONNECTION_AGE_MAX, routes, incoming, signal).await
-}
-
-pub(super) async fn serve_for<I, IO, IE>(
     age: Duration,
     routes: Routes,
     incoming: I,
@@ -87,6 +74,7 @@ fn ages(age: Duration) -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::CONNECTION_AGE_MAX;
 
     #[test]
     fn ages_differ_by_a_tenth_either_way() {

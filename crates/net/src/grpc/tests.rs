@@ -10,8 +10,7 @@ use tokio::sync::oneshot;
 use tonic::Code;
 use tonic::service::Routes;
 
-use super::aged::serve_for;
-use super::{Stopped, graceful, serve, serve_unix, unix_channel, unix_server};
+use super::{Stopped, graceful, serve, serve_aged, serve_unix, unix_channel, unix_server};
 use crate::fixture::{Echo, call};
 use crate::tls::UnixConnector;
 use crate::uds::UnixEndpoint;
@@ -101,7 +100,7 @@ async fn old_connections_are_replaced_under_calls() {
         let _ = stopped.await;
     };
     let server = tokio::spawn(graceful(stopped, |signal| {
-        serve_for(Duration::from_millis(50), Routes::new(Echo), incoming, signal)
+        serve_aged(Duration::from_millis(50), Routes::new(Echo), incoming, signal)
     }));
     let channel = unix_channel(UnixConnector::new(&path));
     // More often than there are ages.

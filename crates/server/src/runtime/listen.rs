@@ -122,7 +122,8 @@ async fn serve_tcp(
     let (dealer, hands) = incoming.deal(lanes.handles().len());
     let serving: Vec<_> = std::iter::zip(lanes.handles(), hands)
         .map(|(lane, hand)| {
-            lane.spawn(grpc::serve_aged(api.tcp_routes(), hand, stop.clone().cancelled_owned()))
+            let stopped = stop.clone().cancelled_owned();
+            lane.spawn(grpc::serve_aged(grpc::CONNECTION_AGE_MAX, api.tcp_routes(), hand, stopped))
         })
         .collect();
     tokio::select! {
