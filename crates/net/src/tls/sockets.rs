@@ -1,5 +1,6 @@
 //! Sockets as a listener accepts them, or as they are dealt to the threads that serve them.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -40,16 +41,10 @@ impl Sockets {
         }
     }
 
-    /// Whoever was dealt sockets keeps them: only what a listener accepts can be dealt.
     pub(super) fn deal(self, players: usize) -> (Dealer, Vec<Self>) {
-        match self {
-            Self::Accepted(accepting) => {
-                let (hands, players) = (0..players.max(1)).map(|_| mpsc::channel(HAND_MAX)).unzip();
-                let dealer = Dealer { accepting: Some(accepting), hands, next: 0 };
-                (dealer, Vec::into_iter(players).map(Self::Dealt).collect())
-            }
-            Self::Dealt(_) => (Dealer { accepting: None, hands: Vec::new(), next: 0 }, vec![self]),
-        }
+        let (hands, players) = (0..players.max(1)).map(|_| mpsc::channel(HAND_MAX)).unzip();
+        let dealer = Dealer { sockets: self, hands, next: 0 };
+        (dealer, Vec::into_iter(players).map(Self::Dealt).collect())
     }
 
     /// The next socket, on the runtime that polls.
@@ -98,10 +93,10 @@ impl Accepting {
     }
 }
 
-/// Deals a listener's sockets to several players in turn. One that is busy is passed over.
+/// Deals sockets to several players in turn. One that is busy is passed over.
 #[derive(Debug)]
 pub struct Dealer {
-    accepting: Option<Accepting>,
+    sockets: Sockets,
     hands: Vec<mpsc::Sender<Dealt>>,
     next: usize,
 }
@@ -109,9 +104,8 @@ pub struct Dealer {
 impl Dealer {
     /// Deals until it is dropped, or until no player is left.
     pub async fn run(mut self) {
-        let Some(mut accepting) = self.accepting.take() else { return };
         while !self.hands.is_empty() {
-            let (socket, remote) = std::future::poll_fn(|cx| accepting.poll_accept(cx)).await;
+            let (socket, remote) = poll_fn(|cx| self.sockets.poll_next(cx)).await;
             match socket.into_std() {
                 Ok(socket) => self.give((socket, remote)).await,
                 Err(error) => tracing::warn!(error = errno_text(&error), "Could not pass on a connection"),
