@@ -27,6 +27,7 @@ mod address;
 mod authority;
 #[cfg(test)]
 mod fixture;
+mod forward;
 pub mod grpc;
 mod hpack;
 pub mod http_server;

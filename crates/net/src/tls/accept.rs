@@ -23,6 +23,7 @@ use super::sockets::{Dealer, Sockets};
 use super::{
     ALPN_ACME, ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer,
 };
+use crate::forward::write_to;
 use crate::places::{Place, Places};
 use crate::preface::PrefaceDeadline;
 use crate::proxy::{self, TrustedProxies};
@@ -62,6 +63,13 @@ pub struct ClientAuth {
     pub authorize: Authorize,
 }
 
+impl ClientAuth {
+    pub(super) fn verifier(self, policy: TlsPolicy) -> SpiffeVerifier {
+        let signatures = policy.provider().signature_verification_algorithms;
+        SpiffeVerifier::new(self.trust, self.authorize, signatures)
+    }
+}
+
 /// A server's side of TLS. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
@@ -76,14 +84,7 @@ impl ServerTls {
         clients: ClientAuth,
         policy: TlsPolicy,
     ) -> Result<Self, TlsSetupError> {
-        let provider = policy.provider();
-        let signatures = provider.signature_verification_algorithms;
-        let verifier = SpiffeVerifier::new(clients.trust, clients.authorize, signatures);
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(policy.versions())?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(identity);
-        Ok(Self::finish(config, &[ALPN_H2]))
+        Self::spiffe(identity, clients.verifier(policy), policy, &[ALPN_H2])
     }
 
     /// For gRPC whose clients must show an X.509-SVID: HTTP/2 only.
@@ -92,14 +93,20 @@ impl ServerTls {
         clients: ClientAuth,
         policy: TlsPolicy,
     ) -> Result<Self, TlsSetupError> {
-        let provider = policy.provider();
-        let signatures = provider.signature_verification_algorithms;
-        let verifier = SpiffeVerifier::new(clients.trust, clients.authorize, signatures).mandatory();
-        let config = ServerConfig::builder_with_provider(provider)
+        Self::spiffe(identity, clients.verifier(policy).mandatory(), policy, &[ALPN_H2])
+    }
+
+    pub(super) fn spiffe(
+        identity: Arc<Identity>,
+        verifier: SpiffeVerifier,
+        policy: TlsPolicy,
+        alpn: &[&[u8]],
+    ) -> Result<Self, TlsSetupError> {
+        let config = ServerConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(identity);
-        Ok(Self::finish(config, &[ALPN_H2]))
+        Ok(Self::finish(config, alpn))
     }
 
     /// The library's acceptor, for connections that are not TCP.
@@ -120,7 +127,7 @@ impl ServerTls {
         Self::web(resolver, policy, &[ALPN_H2, ALPN_HTTP11, ALPN_ACME])
     }
 
-    fn web(
+    pub(super) fn web(
         resolver: Arc<dyn ResolvesServerCert>,
         policy: TlsPolicy,
         alpn: &[&[u8]],
@@ -441,27 +448,5 @@ impl AsyncRead for TlsConnection {
 }
 
 impl AsyncWrite for TlsConnection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    write_to!(stream);
 }

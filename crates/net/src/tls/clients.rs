@@ -10,7 +10,6 @@ use rustls::{RootCertStore, ServerConfig};
 use spire_core::pki::Certificate;
 use spire_core::spiffe::TrustDomain;
 
-use super::peer::SpiffeVerifier;
 use super::{ALPN_HTTP11, ClientAuth, Identity, ServerTls, TlsPolicy, TlsSetupError, TrustSource};
 
 /// Why clients cannot be verified.
@@ -30,11 +29,7 @@ pub enum ClientsError {
 impl ServerTls {
     /// HTTP/1.1 over TLS for whoever connects.
     pub fn http(identity: Arc<Identity>, policy: TlsPolicy) -> Result<Self, TlsSetupError> {
-        let config = ServerConfig::builder_with_provider(policy.provider())
-            .with_protocol_versions(policy.versions())?
-            .with_no_client_auth()
-            .with_cert_resolver(identity);
-        Ok(Self::finish(config, &[ALPN_HTTP11]))
+        Self::web(identity, policy, &[ALPN_HTTP11])
     }
 
     /// HTTP/1.1 over TLS for clients whose certificate one of these authorities signed.
@@ -64,14 +59,7 @@ impl ServerTls {
         clients: ClientAuth,
         policy: TlsPolicy,
     ) -> Result<Self, TlsSetupError> {
-        let provider = policy.provider();
-        let signatures = provider.signature_verification_algorithms;
-        let verifier = SpiffeVerifier::new(clients.trust, clients.authorize, signatures).mandatory();
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(policy.versions())?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(identity);
-        Ok(Self::finish(config, &[ALPN_HTTP11]))
+        Self::spiffe(identity, clients.verifier(policy).mandatory(), policy, &[ALPN_HTTP11])
     }
 }
 

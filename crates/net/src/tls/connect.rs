@@ -25,6 +25,7 @@ use tower_service::Service;
 use super::web::WebError;
 use super::{ALPN_H2, TlsClient};
 use crate::address;
+use crate::forward::write_to;
 use spire_compat::errno::errno_text;
 
 /// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
@@ -325,29 +326,7 @@ impl AsyncRead for GrpcStream {
 }
 
 impl AsyncWrite for GrpcStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    write_to!(stream);
 }
 
 impl Service<Uri> for TlsConnector {

@@ -19,6 +19,7 @@ mod files;
 mod identity;
 mod key;
 mod peer;
+mod signatures;
 mod sockets;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use super::accept::HANDSHAKE_TIMEOUT;
 use super::peer::with_peer;
 use super::{ALPN_H2, DialError, ServerTls, TlsClient, UnixConnector, VerifiedPeer};
 use crate::authority::AuthorityGuard;
+use crate::forward::write_to;
 use crate::preface::PrefaceDeadline;
 use crate::uds::{PeerInfo, Permit, UnixConnection, UnixIncoming};
 
@@ -142,29 +143,7 @@ impl AsyncRead for TlsUnixConnection {
 }
 
 impl AsyncWrite for TlsUnixConnection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    write_to!(io);
 }
 
 /// Dials TLS over a unix socket for gRPC. The URI that tonic gives is not looked at; use `http://localhost`.

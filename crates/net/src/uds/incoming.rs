@@ -17,6 +17,7 @@ use super::limits::{Gate, Permit};
 use super::peer::PeerTable;
 use super::{ConnectionLimits, PeerInfo, PeerTracking, SocketFile};
 use crate::authority::AuthorityGuard;
+use crate::forward::write_to;
 use crate::preface::PrefaceDeadline;
 use spire_compat::errno::errno_text;
 
@@ -181,27 +182,5 @@ impl AsyncRead for UnixConnection {
 }
 
 impl AsyncWrite for UnixConnection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    write_to!(io);
 }
