@@ -6,9 +6,8 @@ use std::process::Command;
 
 use spire_testkit::{Daemon, Output, Result, Run, place};
 
-use crate::harness::programs::{self, Programs};
 use crate::harness::site::text;
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::{Case, Need, Outcome, SOON, Sides, Site, programs};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -63,9 +62,7 @@ fn ours() -> Outcome {
 }
 
 fn theirs() -> Outcome {
-    let mut site = Site::new()?;
-    site.server_programs = Programs::clone(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?);
-    life(&site)
+    life(&Site::of(Sides::TheirServer)?)
 }
 
 fn life(site: &Site) -> Outcome {

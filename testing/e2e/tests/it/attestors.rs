@@ -3,9 +3,8 @@
 
 use spire_testkit::{Daemon, Error, Result, Run, place, wait};
 
-use crate::harness::programs;
 use crate::harness::site::{own_uid, text};
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::{Case, Need, Outcome, SOON, Sides, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
     use Need::{Openssl, Ours, Reference, SshKeygen};
@@ -78,29 +77,10 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Whose programs run.
-#[derive(Clone, Copy)]
-enum Sides {
-    Ours,
-    TheirServer,
-    TheirAgent,
-}
-
 #[derive(Clone, Copy)]
 pub(crate) enum Key {
     Ec,
     Rsa,
-}
-
-fn site(sides: Sides) -> Result<Site> {
-    let mut site = Site::new()?;
-    let theirs = || programs::reference().cloned().ok_or_else(|| Error::new("SPIRE_REFERENCE_BIN"));
-    match sides {
-        Sides::Ours => {}
-        Sides::TheirServer => site.server_programs = theirs()?,
-        Sides::TheirAgent => site.agent_programs = theirs()?,
-    }
-    Ok(site)
 }
 
 fn plugin(name: &str, settings: &str) -> String {
@@ -161,7 +141,7 @@ fn both_keys(sides: Sides) -> Outcome {
 
 /// The whole life of an agent that can attest again.
 fn x509pop(key: Key, sides: Sides) -> Outcome {
-    let mut site = site(sides)?;
+    let mut site = Site::of(sides)?;
     certificates(&site, key, "127.0.0.1")?;
     with_certificates(
         &mut site,
@@ -221,7 +201,7 @@ fn x509pop(key: Key, sides: Sides) -> Outcome {
 }
 
 fn x509pop_elsewhere() -> Outcome {
-    let mut site = site(Sides::Ours)?;
+    let mut site = Site::new()?;
     certificates(&site, Key::Ec, "192.0.2.1")?;
     with_certificates(&mut site, "verify_client_ip = true\n");
     let server = site.start_server()?;
@@ -235,7 +215,7 @@ fn x509pop_elsewhere() -> Outcome {
 
 /// Mode `spiffe`: an SVID of the server is the proof.
 fn minted(sides: Sides) -> Outcome {
-    let mut site = site(sides)?;
+    let mut site = Site::of(sides)?;
     site.server.plugins = plugin("x509pop", "mode = \"spiffe\"\n");
     let _server = site.start_server()?;
     let mint = |id: &str, folder: &str| {
@@ -263,7 +243,7 @@ fn minted(sides: Sides) -> Outcome {
 
 /// Mode `spiffe`, with an SVID that another agent's Workload API gives.
 fn exchanged() -> Outcome {
-    let mut site = site(Sides::Ours)?;
+    let mut site = Site::new()?;
     site.server.plugins = plugin("x509pop", "mode = \"spiffe\"\nspiffe_prefix = \"/nodes\"\n");
     let _server = site.start_server()?;
     let _first = site.join("spiffe://example.org/first")?;
@@ -291,7 +271,7 @@ fn evict(site: &Site, agent: &Daemon, id: &str) -> Outcome {
 
 fn sshpop(sides: Sides) -> Outcome {
     for (kind, bits) in [("rsa", "3072"), ("ecdsa", "256"), ("ecdsa", "521"), ("ed25519", "256")] {
-        let mut site = site(sides)?;
+        let mut site = Site::of(sides)?;
         let keygen =
             |args: &[&str]| Run::new("ssh-keygen").arg("-q").args(args).within(&site.path("")).success();
         keygen(&["-t", "ed25519", "-N", "", "-C", "authority", "-f", "authority"])?;
@@ -323,7 +303,7 @@ fn sshpop(sides: Sides) -> Outcome {
 
 /// Trust on first use: once, and again when the agent is evicted.
 fn http_challenge(sides: Sides) -> Outcome {
-    let mut site = site(sides)?;
+    let mut site = Site::of(sides)?;
     let port = place::port()?;
     let server = "allowed_dns_patterns = [\"^127\\\\.0\\\\.0\\\\.[0-9]+$\"]\n";
     site.server.plugins = plugin("http_challenge", server);
@@ -359,7 +339,7 @@ fn http_challenge(sides: Sides) -> Outcome {
 
 /// An agent that is gone for long can be removed, if it could come again.
 fn purged() -> Outcome {
-    let mut site = site(Sides::Ours)?;
+    let mut site = Site::new()?;
     certificates(&site, Key::Ec, "127.0.0.1")?;
     with_certificates(&mut site, "");
     site.server.lines.push("agent_ttl = \"5s\"".to_owned());
@@ -385,7 +365,7 @@ fn purged() -> Outcome {
 }
 
 fn refused_settings() -> Outcome {
-    let mut site = site(Sides::Ours)?;
+    let mut site = Site::new()?;
     let table = [
         (
             "x509pop",

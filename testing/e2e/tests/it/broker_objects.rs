@@ -50,7 +50,7 @@ const DEPLOYMENTS: (&str, &str) = ("deployments", "apps");
 const POD_ID: &str = "spiffe://example.org/pod";
 const DEPLOYMENT_ID: &str = "spiffe://example.org/deployment";
 
-fn objects(programs: Option<&Programs>) -> Outcome {
+fn objects(programs: Option<&'static Programs>) -> Outcome {
     let mut cluster = Cluster::with_agent("projected");
     cluster.pods.push(pod("shop", "web-1", "web-1-uid", &json!({"app": "web"})));
     let metadata = json!({"namespace": "shop", "name": "web", "uid": "web-uid", "labels": {"app": "web"}});

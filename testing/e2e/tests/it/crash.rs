@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use spire_testkit::{Result, wait};
 
-use crate::harness::site::own_uid;
+use crate::harness::site::{attestations, own_uid};
 use crate::harness::{Case, Outcome, SOON, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -67,9 +67,7 @@ fn server_while_entries_are_made() -> Outcome {
     // The agent found the server again with the SVID that it had.
     site.entry(AGENT, WORKLOAD, &own_uid(), &[])?;
     site.wait_identities(&[WORKLOAD])?;
-    let attestations =
-        agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count();
-    assert_eq!(attestations, 1);
+    assert_eq!(attestations(&agent), 1);
     let after = site.attested_agent()?;
     assert_eq!(
         (&after["id"], &after["x509svid_serial_number"]),
@@ -115,7 +113,7 @@ fn agent_killed() -> Outcome {
         // No token: it has its SVID and its key.
         agent = site.start_agent(&[])?;
         site.wait_identities(&[WORKLOAD])?;
-        assert!(!agent.lines().iter().any(|line| line.contains("Node attestation was successful")));
+        assert_eq!(attestations(&agent), 0);
         assert_eq!(site.attested_agent()?["id"], attested["id"]);
     }
     Ok(())

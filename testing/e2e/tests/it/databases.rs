@@ -6,9 +6,9 @@ use serde_json::Value;
 use spire_testkit::database::{Options, Postgres};
 use spire_testkit::{Daemon, Result, wait};
 
-use crate::harness::programs;
-use crate::harness::site::own_uid;
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::site::{attestations, own_uid};
+use crate::harness::turns::{self, Turns};
+use crate::harness::{Case, Need, Outcome, SOON, Site, programs};
 
 pub(crate) fn cases() -> Vec<Case> {
     const POSTGRES: &[Need] = &[Need::Postgres];
@@ -38,19 +38,10 @@ fn start() -> Result<Postgres> {
     Postgres::start(&Options { settings: vec!["fsync=off".into()], ..Options::default() })
 }
 
-/// A site whose server keeps its data there.
-fn site_on(connection_string: &str) -> Result<Site> {
-    let mut site = Site::new()?;
-    site.server.datastore = Some(format!(
-        "database_type = \"postgres\"\n            connection_string = \"{connection_string}\""
-    ));
-    Ok(site)
-}
-
 /// `log_sql` shows statements with their values at DEBUG, on a database server and on a file; tokens are no values to show.
 fn statements() -> Outcome {
     let database = start()?;
-    let mut sites = [site_on(&database.database("spire")?)?, Site::new()?];
+    let mut sites = [Site::on_database("postgres", &database.database("spire")?)?, Site::new()?];
     for site in &mut sites {
         let file = format!("{}/datastore.sqlite3", site.server.data().display());
         let settings = site.server.datastore.get_or_insert_with(|| {
@@ -73,7 +64,7 @@ fn statements() -> Outcome {
 /// While the database is away known agents get SVIDs and writes fail by name; then all goes on by itself.
 fn outage() -> Outcome {
     let mut database = start()?;
-    let site = site_on(&database.database("spire")?)?;
+    let site = Site::on_database("postgres", &database.database("spire")?)?;
     let mut server = site.start_server()?;
     let agent = site.join(AGENT)?;
     let uid = own_uid();
@@ -102,10 +93,7 @@ fn outage() -> Outcome {
     let third = "spiffe://example.org/third";
     wait::until("entry after the silence", A_TURN, || site.entry(AGENT, third, &uid, &[]).ok())?;
     site.wait_identities(&[WORKLOAD, second, third])?;
-    assert_eq!(
-        agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count(),
-        1
-    );
+    assert_eq!(attestations(&agent), 1);
     assert_eq!(server.stop()?, 0);
     Ok(())
 }
@@ -127,7 +115,8 @@ fn roots(site: &Site) -> Result<usize> {
 fn two_servers() -> Outcome {
     let database = start()?;
     let string = database.database("spire")?;
-    let (mut one, mut two) = (site_on(&string)?, site_on(&string)?);
+    let (mut one, mut two) =
+        (Site::on_database("postgres", &string)?, Site::on_database("postgres", &string)?);
     // So seldom do they look at the database by themselves that what arrives was announced.
     for site in [&mut one, &mut two] {
         site.server.lines.retain(|line| !line.contains("cache_reload_interval"));
@@ -141,8 +130,8 @@ fn two_servers() -> Outcome {
 fn beside_theirs() -> Outcome {
     let database = start()?;
     let string = database.database("spire")?;
-    let (one, mut two) = (site_on(&string)?, site_on(&string)?);
-    two.server_programs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone();
+    let (one, mut two) = (Site::on_database("postgres", &string)?, Site::on_database("postgres", &string)?);
+    two.server_programs = programs::theirs()?;
     share(&one, &two)
 }
 
@@ -190,56 +179,19 @@ pub(crate) fn share(one: &Site, two: &Site) -> Outcome {
 
 fn take_over() -> Outcome {
     let database = start()?;
-    let mut site = site_on(&database.database("spire")?)?;
-    let ours = programs::under_test().clone();
-    let theirs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone();
-    site.server_programs = theirs.clone();
-    let mut server = site.start_server()?;
-    let agent = site.join(AGENT)?;
-    site.entry(AGENT, WORKLOAD, &own_uid(), &["-dns", "b.test", "-dns", "a.test", "-hint", "h"])?;
-    site.entry(AGENT, "spiffe://example.org/other", "unix:uid:4242", &["-admin", "-jwtSVIDTTL", "70"])?;
-    site.wait_identities(&[WORKLOAD])?;
+    let mut site = Site::on_database("postgres", &database.database("spire")?)?;
+    let mut turns = Turns::begin(&mut site)?;
     let columns = "SELECT table_name, column_name, data_type, column_default FROM information_schema.columns \
                    WHERE table_schema = 'public' ORDER BY 1, ordinal_position";
     let indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1";
-    let theirs_made = (database.sql("spire", columns)?, database.sql("spire", indexes)?);
-    let mut before = state(&site)?;
-    for (round, programs) in [&ours, &theirs, &ours, &theirs].into_iter().enumerate() {
-        assert_eq!(server.stop()?, 0);
-        site.server_programs = programs.clone();
-        server = site.start_server()?;
-        server.wait_for(&["Journal loaded", "jwt_keys=1", "x509_cas=1"], SOON)?;
-        assert_eq!(state(&site)?, before, "round {round}");
-        let new = format!("spiffe://example.org/round-{round}");
-        let entry = site.entry(AGENT, &new, &own_uid(), &[])?;
-        site.wait_identities(&[WORKLOAD, &new])?;
-        site.cli(&["entry", "delete", "-entryID", &entry])?;
-        site.wait_identities(&[WORKLOAD])?;
-        before = state(&site)?;
-    }
-    assert_eq!(
-        agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count(),
-        1
-    );
-    // A schema that ours makes is the one that theirs made.
-    let mut new = site_on(&database.database("new")?)?;
-    new.server_programs = ours;
-    drop(new.start_server()?);
-    assert_eq!((database.sql("new", columns)?, database.sql("new", indexes)?), theirs_made);
-    // And theirs goes on with it.
-    new.server_programs = theirs;
-    let their_server = new.start_server()?;
-    their_server.wait_for(&["Journal loaded", "x509_cas=1"], SOON)?;
-    Ok(())
-}
-
-/// What must be the same under any server on the same data.
-pub(crate) fn state(site: &Site) -> std::result::Result<[Value; 3], libtest_mimic::Failed> {
-    let mut agent = site.attested_agent()?;
-    for changing in ["x509svid_serial_number", "x509svid_expires_at", "agent_version"] {
-        agent[changing] = Value::Null;
-    }
-    Ok([site.cli_json(&["entry", "show"])?, site.cli_json(&["bundle", "show"])?, agent])
+    let schema = |name| -> Result<_> { Ok((database.sql(name, columns)?, database.sql(name, indexes)?)) };
+    let theirs_made = schema("spire")?;
+    turns.take()?;
+    let mut new = Site::on_database("postgres", &database.database("new")?)?;
+    turns::made_by_ours(&mut new, || {
+        assert_eq!(schema("new")?, theirs_made);
+        Ok(())
+    })
 }
 
 /// A server that cannot have its database does not start, and says why.

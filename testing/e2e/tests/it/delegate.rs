@@ -57,13 +57,13 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// With the agent of these programs, or the one under test, and an entry for whoever runs the tests.
-    fn start(programs: Option<&Programs>) -> Result<Self, libtest_mimic::Failed> {
+    fn start(programs: Option<&'static Programs>) -> Result<Self, libtest_mimic::Failed> {
         Self::start_with(programs, |_| Ok(()))
     }
 
     /// As [`Self::start`], of a site that was prepared.
     pub(crate) fn start_with(
-        programs: Option<&Programs>,
+        programs: Option<&'static Programs>,
         prepare: impl FnOnce(&mut Site) -> Outcome,
     ) -> Result<Self, libtest_mimic::Failed> {
         let mut site = Site::with_default_intervals()?;
@@ -71,7 +71,7 @@ impl Setup {
         site.agent.unix.push_str("\n            workload_size_limit = -1");
         prepare(&mut site)?;
         if let Some(programs) = programs {
-            site.agent_programs = programs.clone();
+            site.agent_programs = programs;
         }
         let (sockets, port) = (place::folder()?, place::port()?);
         let path = |name: &str| sockets.path().join(name).display().to_string();
@@ -150,7 +150,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
-fn identities_of_others(programs: Option<&Programs>) -> Outcome {
+fn identities_of_others(programs: Option<&'static Programs>) -> Outcome {
     let mut setup = Setup::start(programs)?;
     ask_all_of_admins(&setup)?;
 
@@ -284,7 +284,7 @@ impl Setup {
     }
 }
 
-fn brokers(programs: Option<&Programs>) -> Outcome {
+fn brokers(programs: Option<&'static Programs>) -> Outcome {
     let setup = Setup::start(programs)?;
     let tls = setup.broker_tls()?;
     let workload = setup.site.spawn("workload", &["/bin/sleep".to_owned()], &["600"])?;

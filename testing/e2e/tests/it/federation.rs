@@ -7,9 +7,8 @@ use libtest_mimic::Failed;
 use spire_testkit::{Daemon, Run, place, wait};
 
 use crate::harness::peer::Peer;
-use crate::harness::programs::{self, Programs};
 use crate::harness::site::{own_uid, text};
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::{Case, Need, Outcome, SOON, Site, programs};
 
 pub(crate) fn cases() -> Vec<Case> {
     const GO: &[Need] = &[Need::Peer(Peer::Go)];
@@ -413,9 +412,9 @@ fn go_reads() -> Outcome {
 
 /// Each side fetches from the other, whoever wrote it.
 fn with_another_implementation() -> Outcome {
-    let theirs: Programs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone();
+    let theirs = programs::theirs()?;
     let (here, mut abroad) = (Domain::new(HERE)?, Domain::new(ABROAD)?);
-    abroad.site.server_programs = theirs.clone();
+    abroad.site.server_programs = theirs;
     abroad.site.agent_programs = theirs;
     let (_here_server, _abroad_server) = (here.site.start_server()?, abroad.site.start_server()?);
     relate(&here, &abroad)?;

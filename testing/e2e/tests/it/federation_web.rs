@@ -328,7 +328,7 @@ fn acme() -> Outcome {
 
 /// A certificate that one implementation obtained is shown by the other, with its key from the KeyManager.
 fn acme_data() -> Outcome {
-    let theirs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone();
+    let theirs = programs::theirs()?;
     let abroad = Domain::without_endpoint(ABROAD)?;
     let pebble = Pebble::start(&abroad)?;
     let mut abroad = Pebble::domain(abroad, &pebble.directory, true);
@@ -336,8 +336,8 @@ fn acme_data() -> Outcome {
     let (peer, url) = (Peer::Go.command()?, format!("https://{NAME}:{}/", abroad.endpoint));
     let cached = abroad.site.server.data().join("bundle-acme").join(NAME);
     let mut first = None;
-    for programs in [programs::under_test(), &theirs, programs::under_test()] {
-        abroad.site.server_programs = programs.clone();
+    for programs in [programs::under_test(), theirs, programs::under_test()] {
+        abroad.site.server_programs = programs;
         let server = start_trusting(&abroad, &pebble.root)?;
         let mut last = String::new();
         let read = wait::until("bundle over the certificate", SOON, || {
@@ -476,13 +476,13 @@ fn keycloak() -> Outcome {
 }
 
 fn with_another_implementation() -> Outcome {
-    let theirs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone();
-    for (server, client) in [(programs::under_test(), &theirs), (&theirs, programs::under_test())] {
+    let theirs = programs::theirs()?;
+    for (server, client) in [(programs::under_test(), theirs), (theirs, programs::under_test())] {
         let mut abroad = Files::new(ABROAD)?;
-        abroad.domain.site.server_programs = server.clone();
+        abroad.domain.site.server_programs = server;
         let mut here =
             Domain::without_endpoint(HERE)?.federation(&federates_with(&abroad.domain, &abroad.domain.url()));
-        here.site.server_programs = client.clone();
+        here.site.server_programs = client;
         let _abroad = abroad.domain.site.start_server()?;
         let _here = start_trusting(&here, &abroad.ca.root())?;
         wait::until("the bundle", SOON, || (here.authorities_of(&abroad.domain).ok()? == 1).then_some(()))?;

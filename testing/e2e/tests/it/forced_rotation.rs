@@ -144,12 +144,11 @@ fn above_the_reference() -> Outcome {
 }
 
 fn both() -> Result<(&'static Programs, &'static Programs)> {
-    let theirs = programs::reference().ok_or_else(|| spire_testkit::Error::new("no reference"))?;
-    Ok((programs::under_test(), theirs))
+    Ok((programs::under_test(), programs::theirs()?))
 }
 
 /// The root's authority is replaced under two servers and workloads at either end.
-fn down_three_levels(root: &Programs, middle: &Programs, leaf: &Programs) -> Outcome {
+fn down_three_levels(root: &'static Programs, middle: &'static Programs, leaf: &'static Programs) -> Outcome {
     let root = Level::root(root, &[])?;
     let middle = Level::below(&root, "middle", middle, &[])?;
     let leaf = Level::below(&middle, "leaf", leaf, &[])?;

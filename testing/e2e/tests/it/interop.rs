@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use spire_testkit::{Daemon, wait};
+use spire_testkit::wait;
 
 use crate::harness::programs::{self, Programs};
-use crate::harness::site::own_uid;
-use crate::harness::{Case, Need, Outcome, SOON, Site};
+use crate::harness::site::{attestations, own_uid};
+use crate::harness::turns::Turns;
+use crate::harness::{Case, Need, Outcome, SOON, Sides, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
     const NEEDS: &[Need] = &[Need::Reference];
@@ -26,20 +27,12 @@ const AGENT: &str = "spiffe://example.org/node";
 const WORKLOAD: &str = "spiffe://example.org/w";
 const A_TURN: Duration = Duration::from_secs(75);
 
-fn theirs() -> Result<Programs, libtest_mimic::Failed> {
-    Ok(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.clone())
-}
-
 fn their_agent() -> Outcome {
-    let mut site = Site::new()?;
-    site.agent_programs = theirs()?;
-    life(&site)
+    life(&Site::of(Sides::TheirAgent)?)
 }
 
 fn our_agent() -> Outcome {
-    let mut site = Site::new()?;
-    site.server_programs = theirs()?;
-    life(&site)
+    life(&Site::of(Sides::TheirServer)?)
 }
 
 /// Join, change, renew, be gone.
@@ -72,24 +65,21 @@ fn life(site: &Site) -> Outcome {
     agent.kill()?;
     let again = site.start_agent(&[])?;
     site.wait_identities(&["spiffe://example.org/second"])?;
-    assert!(!again.lines().iter().any(|line| line.contains("Node attestation was successful")));
+    assert_eq!(attestations(&again), 0);
     drop(server);
     Ok(())
 }
 
 fn our_commands() -> Outcome {
-    let mut site = Site::new()?;
-    site.server_programs = theirs()?;
-    same_outputs(&mut site, programs::under_test().clone(), theirs()?)
+    same_outputs(&mut Site::of(Sides::TheirServer)?, programs::under_test(), programs::theirs()?)
 }
 
 fn their_commands() -> Outcome {
-    let mut site = Site::new()?;
-    same_outputs(&mut site, theirs()?, programs::under_test().clone())
+    same_outputs(&mut Site::new()?, programs::theirs()?, programs::under_test())
 }
 
 /// What both command lines say of the same server, byte for byte.
-fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
+fn same_outputs(site: &mut Site, one: &'static Programs, other: &'static Programs) -> Outcome {
     // WIT-SVIDs are minted where the server is told to.
     site.server.lines.retain(|line| !line.starts_with("experimental"));
     let experimental = "experimental { cache_reload_interval = \"1s\" feature_flags = [\"wit-svid\"] }";
@@ -125,9 +115,9 @@ fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
     ];
     let mut wrong = Vec::new();
     for command in commands {
-        site.server_programs = one.clone();
+        site.server_programs = one;
         let first = site.command(command).output()?;
-        site.server_programs = other.clone();
+        site.server_programs = other;
         let second = site.command(command).output()?;
         if first != second {
             wrong.push(format!("{command:?}:\n{first}\nbut the server's own:\n{second}"));
@@ -140,8 +130,8 @@ fn same_outputs(site: &mut Site, one: Programs, other: Programs) -> Outcome {
         &["wit", "mint", "-spiffeID", WORKLOAD, "-output", "json"],
         &["token", "generate", "-output", "json"],
     ] {
-        let [first, second] = [&one, &other].map(|programs| {
-            site.server_programs = programs.clone();
+        let [first, second] = [one, other].map(|programs| {
+            site.server_programs = programs;
             site.command(command).env("SPIRE_SERVER_FFLAGS", "wit-svid").success()
         });
         let [first, second] = [first?, second?];
@@ -174,43 +164,13 @@ fn form(json: &str) -> Result<(usize, Value), libtest_mimic::Failed> {
     Ok((json.lines().count(), value))
 }
 
-/// What must be the same under any server on the same data.
-fn state(site: &Site) -> Result<[Value; 3], libtest_mimic::Failed> {
-    let mut agent = site.attested_agent()?;
-    // An agent renews its SVID and reports its version whenever it likes.
-    for changing in ["x509svid_serial_number", "x509svid_expires_at", "agent_version"] {
-        agent[changing] = Value::Null;
-    }
-    Ok([site.cli_json(&["entry", "show"])?, site.cli_json(&["bundle", "show"])?, agent])
-}
-
 fn server_data() -> Outcome {
     let mut site = Site::new()?;
-    let (ours, theirs) = (programs::under_test().clone(), theirs()?);
-    site.server_programs = theirs.clone();
-    let mut server = site.start_server()?;
-    let agent = site.join(AGENT)?;
-    site.entry(AGENT, WORKLOAD, &own_uid(), &["-dns", "w.test", "-hint", "h"])?;
-    site.entry(AGENT, "spiffe://example.org/other", "unix:uid:4242", &["-admin", "-jwtSVIDTTL", "70"])?;
-    site.wait_identities(&[WORKLOAD])?;
-    let token = site.token("spiffe://example.org/second-node")?;
-    let mut before = state(&site)?;
-    for (round, programs) in [&ours, &theirs, &ours, &theirs].into_iter().enumerate() {
-        assert_eq!(server.stop()?, 0);
-        site.server_programs = programs.clone();
-        server = site.start_server()?;
-        server.wait_for(&["Journal loaded", "jwt_keys=1", "x509_cas=1"], SOON)?;
-        assert_eq!(state(&site)?, before, "round {round}");
-        // It does not only remember: it goes on.
-        let new = format!("spiffe://example.org/round-{round}");
-        let entry = site.entry(AGENT, &new, &own_uid(), &[])?;
-        site.wait_identities(&[WORKLOAD, &new])?;
-        site.cli(&["entry", "delete", "-entryID", &entry])?;
-        site.wait_identities(&[WORKLOAD])?;
-        before = state(&site)?;
-    }
-    assert_eq!(attestations(&agent), 1);
+    let mut turns = Turns::begin(&mut site)?;
+    let token = turns.site.token("spiffe://example.org/second-node")?;
+    turns.take()?;
     // The token that the first server made is good for one use on the last.
+    let site = &mut *turns.site;
     site.agent.folder = site.path("second");
     std::fs::create_dir(site.path("second"))?;
     let second = site.start_agent(&["-joinToken", &token])?;
@@ -220,24 +180,20 @@ fn server_data() -> Outcome {
 
 fn agent_data() -> Outcome {
     let mut site = Site::new()?;
-    let (ours, theirs) = (programs::under_test().clone(), theirs()?);
+    let (ours, theirs) = (programs::under_test(), programs::theirs()?);
     let _server = site.start_server()?;
-    site.agent_programs = theirs.clone();
+    site.agent_programs = theirs;
     let mut agent = site.join(AGENT)?;
     site.entry(AGENT, WORKLOAD, &own_uid(), &[])?;
     site.wait_identities(&[WORKLOAD])?;
     let attested = site.attested_agent()?;
-    for programs in [&ours, &theirs, &ours] {
+    for programs in [ours, theirs, ours] {
         assert_eq!(agent.stop()?, 0);
-        site.agent_programs = programs.clone();
+        site.agent_programs = programs;
         agent = site.start_agent(&[])?;
         site.wait_identities(&[WORKLOAD])?;
         assert_eq!(attestations(&agent), 0);
         assert_eq!(site.attested_agent()?["id"], attested["id"]);
     }
     Ok(())
-}
-
-fn attestations(agent: &Daemon) -> usize {
-    agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count()
 }

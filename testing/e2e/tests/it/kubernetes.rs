@@ -9,13 +9,12 @@ use serde_json::{Value, json};
 use spire_testkit::authority::Authority;
 use spire_testkit::kubernetes::{ApiServer, Cluster};
 use spire_testkit::web::{Answer, Web, tls};
-use spire_testkit::{Daemon, Error, Result, Run, place, wait};
+use spire_testkit::{Daemon, Result, Run, place, wait};
 
 use crate::harness::cgroup::{Cgroup, Hierarchy};
 use crate::harness::peer::Peer;
-use crate::harness::programs;
 use crate::harness::site::text;
-use crate::harness::{Case, Need, Outcome, SOON, Site, svid};
+use crate::harness::{Case, Need, Outcome, SOON, Sides, Site, svid};
 
 pub(crate) fn cases() -> Vec<Case> {
     use Need::{Cgroups, Ours, Reference};
@@ -48,13 +47,6 @@ pub(crate) fn cases() -> Vec<Case> {
         Case { name: "kubernetes::a_token_that_is_not_good_is_refused", needs: &[], run: refused },
         Case { name: "kubernetes::a_kubelet_that_hangs", needs: &[Cgroups], run: hanging },
     ]
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Sides {
-    Ours,
-    TheirServer,
-    TheirAgent,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -110,13 +102,7 @@ struct Demo {
 const AGENT_ID: &str = "spiffe://example.org/spire/agent/k8s_psat/demo-cluster/node-uid";
 
 fn demo(sides: Sides, pods: Vec<Value>, hangs: bool) -> Result<Demo> {
-    let mut site = Site::new()?;
-    let theirs = || programs::reference().cloned().ok_or_else(|| Error::new("SPIRE_REFERENCE_BIN"));
-    match sides {
-        Sides::Ours => {}
-        Sides::TheirServer => site.server_programs = theirs()?,
-        Sides::TheirAgent => site.agent_programs = theirs()?,
-    }
+    let mut site = Site::of(sides)?;
     let api = ApiServer::start(Cluster::with_agent("projected"))?;
     api.write_kubeconfig(&site.path("kubeconfig"))?;
     let authority = Authority::new("kubelet")?;

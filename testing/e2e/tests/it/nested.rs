@@ -31,16 +31,20 @@ fn three_levels() -> Outcome {
 }
 
 fn around_the_reference() -> Outcome {
-    let theirs = programs::reference().ok_or("no reference")?;
+    let theirs = programs::theirs()?;
     everything_is_good_everywhere(programs::under_test(), theirs, programs::under_test())
 }
 
 fn between_the_reference() -> Outcome {
-    let theirs = programs::reference().ok_or("no reference")?;
+    let theirs = programs::theirs()?;
     everything_is_good_everywhere(theirs, programs::under_test(), theirs)
 }
 
-fn everything_is_good_everywhere(root: &Programs, middle: &Programs, leaf: &Programs) -> Outcome {
+fn everything_is_good_everywhere(
+    root: &'static Programs,
+    middle: &'static Programs,
+    leaf: &'static Programs,
+) -> Outcome {
     let root = Level::root(root, &[])?;
     let middle = Level::below(&root, "middle", middle, &[])?;
     let leaf = Level::below(&middle, "leaf", leaf, &[])?;

@@ -153,11 +153,11 @@ fn wait_gone(pid: &str) -> Result<()> {
 }
 
 /// A server and an agent all of whose plugins are external, from their start to their end.
-fn whole(language: Language, programs: Option<&Programs>) -> Outcome {
+fn whole(language: Language, programs: Option<&'static Programs>) -> Outcome {
     let mut site = Site::new()?;
     if let Some(programs) = programs {
-        site.server_programs = programs.clone();
-        site.agent_programs = programs.clone();
+        site.server_programs = programs;
+        site.agent_programs = programs;
     }
     let plugins = Plugins::of(language, &site)?;
     let port = place::port()?;
@@ -306,10 +306,10 @@ fn stored(site: &Site, plugins: &Plugins) -> Outcome {
 
 /// A CA that an external authority signs.
 /// It signs the server's authority, takes its keys, and tells what changes in its bundle.
-fn upstream_authority(language: Language, programs: Option<&Programs>) -> Outcome {
+fn upstream_authority(language: Language, programs: Option<&'static Programs>) -> Outcome {
     let mut site = Site::new()?;
     if let Some(programs) = programs {
-        site.server_programs = programs.clone();
+        site.server_programs = programs;
     }
     let plugins = Plugins::of(language, &site)?;
     let block = plugins.block("UpstreamAuthority", "root", "upstreamauthority", "")?;

@@ -64,7 +64,7 @@ fn decides() -> Outcome {
 
 fn alike() -> Outcome {
     let mut site = Site::new()?;
-    site.server_programs = programs::reference().cloned().unwrap_or_else(|| programs::under_test().clone());
+    site.server_programs = programs::reference().unwrap_or_else(programs::under_test);
     check_decisions(site)
 }
 

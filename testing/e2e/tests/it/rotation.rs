@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spire_testkit::{Daemon, Result, place, wait};
 
-use crate::harness::site::own_uid;
+use crate::harness::site::{attestations, own_uid};
 use crate::harness::{Case, Need, Outcome, SOON, Site, programs, svid};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -67,12 +67,8 @@ fn authorities_overlap() -> Outcome {
         (seen == authority).then_some(())
     });
     assert!(renewed.is_ok(), "still {seen}, not {authority}: {}", agent.error("no new SVID"));
-    assert_eq!(count(&agent, "Node attestation was successful"), 1);
+    assert_eq!(attestations(&agent), 1);
     Ok(())
-}
-
-fn count(program: &Daemon, text: &str) -> usize {
-    program.lines().iter().filter(|line| line.contains(text)).count()
 }
 
 /// The values behind a label that a stream printed, in order.
@@ -195,12 +191,12 @@ fn agent_svid() -> Outcome {
         let now = site.attested_agent().ok()?;
         (now["x509svid_serial_number"] != first["x509svid_serial_number"]).then_some(())
     })?;
-    assert_eq!(count(&agent, "Node attestation was successful"), 1);
+    assert_eq!(attestations(&agent), 1);
     // What it renewed it has on disk.
     agent.kill()?;
     let agent = site.start_agent(&[])?;
     site.entry(AGENT, WORKLOAD, &own_uid(), &[])?;
     site.wait_identities(&[WORKLOAD])?;
-    assert_eq!(count(&agent, "Node attestation was successful"), 0);
+    assert_eq!(attestations(&agent), 0);
     Ok(())
 }

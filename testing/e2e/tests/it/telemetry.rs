@@ -330,7 +330,7 @@ const ONLY_HERE: &[&str] = &[
 ];
 
 fn same_names() -> Outcome {
-    let reference = programs::reference().ok_or("no reference")?;
+    let reference = programs::theirs()?;
     let wrong = compare(&names_of(programs::under_test())?, &names_of(reference)?);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
@@ -348,10 +348,10 @@ fn compare((our_server, our_agent): &Names, (their_server, their_agent): &Names)
     wrong
 }
 
-fn names_of(programs: &Programs) -> Result<Names> {
+fn names_of(programs: &'static Programs) -> Result<Names> {
     let mut site = Site::new()?;
-    site.server_programs = programs.clone();
-    site.agent_programs = programs.clone();
+    site.server_programs = programs;
+    site.agent_programs = programs;
     let (server_port, agent_port) = (place::port()?, place::port()?);
     site.server.sections = prometheus_section(server_port, "");
     site.agent.sections = prometheus_section(agent_port, "");

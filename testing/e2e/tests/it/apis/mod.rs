@@ -28,7 +28,7 @@ struct Said {
 }
 
 fn answer_alike() -> Outcome {
-    let theirs = said_by(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?)?;
+    let theirs = said_by(programs::theirs()?)?;
     let ours = said_by(programs::under_test())?;
     let mut wrong = Vec::new();
     for ((name, ours), (_, theirs)) in ours.answers.iter().zip(&theirs.answers) {
@@ -56,9 +56,9 @@ fn answer_alike() -> Outcome {
     }
 }
 
-fn said_by(programs: &Programs) -> Result<Said, libtest_mimic::Failed> {
+fn said_by(programs: &'static Programs) -> Result<Said, libtest_mimic::Failed> {
     let mut site = Site::with_default_intervals()?;
-    site.server_programs = programs.clone();
+    site.server_programs = programs;
     site.server.lines.push("audit_log_enabled = true".to_owned());
     let server = site.start_server()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -17,7 +17,7 @@ use libtest_mimic::Failed;
 use spire_testkit::proxy::Proxy;
 use spire_testkit::{Daemon, Result, place, wait};
 
-use crate::harness::site::own_uid;
+use crate::harness::site::{attestations, own_uid};
 use crate::harness::{Case, Need, Outcome, Site};
 use load::{Fate, Load};
 use storage::Storage;
@@ -155,9 +155,7 @@ fn run(mut storage: Storage) -> Outcome {
     let sum = judged.map_err(told)?;
     say(&format!("seed {seed}, {} faults: {sum}", done.len()));
     for (node, agent) in nodes.iter().zip(&agents) {
-        let attested =
-            agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count();
-        assert_eq!(attested, 1, "{} kept its identity; seed {seed}", node.name);
+        assert_eq!(attestations(agent), 1, "{} kept its identity; seed {seed}", node.name);
     }
     Ok(())
 }

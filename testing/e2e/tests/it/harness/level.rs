@@ -17,7 +17,7 @@ pub(crate) struct Level {
 
 impl Level {
     /// A server that signs its own authority. `lines` go to its configuration.
-    pub(crate) fn root(programs: &Programs, lines: &[&str]) -> Result<Self> {
+    pub(crate) fn root(programs: &'static Programs, lines: &[&str]) -> Result<Self> {
         Self::start("root", None, programs, lines)
     }
 
@@ -25,14 +25,14 @@ impl Level {
     pub(crate) fn below(
         upper: &Self,
         name: &'static str,
-        programs: &Programs,
+        programs: &'static Programs,
         lines: &[&str],
     ) -> Result<Self> {
         Self::start(name, Some(upper), programs, lines)
     }
 
     /// A server whose authority is signed by one in files, which [`Self::new_upstream`] replaces.
-    pub(crate) fn on_disk(programs: &Programs) -> Result<Self> {
+    pub(crate) fn on_disk(programs: &'static Programs) -> Result<Self> {
         let mut site = Self::site(programs, &[])?;
         new_upstream(&site)?;
         site.server.plugins = format!(
@@ -49,17 +49,22 @@ impl Level {
         new_upstream(&self.site)
     }
 
-    fn site(programs: &Programs, lines: &[&str]) -> Result<Site> {
+    fn site(programs: &'static Programs, lines: &[&str]) -> Result<Site> {
         let mut site = Site::new()?;
         site.server.lines.extend(lines.iter().map(|line| (*line).to_owned()));
         // Programs are told apart by their paths; digests of large ones take seconds on a busy machine.
         site.agent.unix.push_str("\n            workload_size_limit = -1");
-        site.server_programs = programs.clone();
-        site.agent_programs = programs.clone();
+        site.server_programs = programs;
+        site.agent_programs = programs;
         Ok(site)
     }
 
-    fn start(name: &'static str, upper: Option<&Self>, programs: &Programs, lines: &[&str]) -> Result<Self> {
+    fn start(
+        name: &'static str,
+        upper: Option<&Self>,
+        programs: &'static Programs,
+        lines: &[&str],
+    ) -> Result<Self> {
         let mut site = Self::site(programs, lines)?;
         if let Some(upper) = upper {
             let selector = format!("unix:path:{}", text(&programs.server()));

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use spire_testkit::{Error, Result};
+
 /// A folder with `spire-server` and `spire-agent`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) folder: PathBuf,
     /// Whether `spire`, which only this project has, is among them.
@@ -52,6 +54,11 @@ pub(crate) fn bench() -> PathBuf {
 pub(crate) fn reference() -> Option<&'static Programs> {
     static FOUND: OnceLock<Option<Programs>> = OnceLock::new();
     FOUND.get_or_init(|| from_environment("SPIRE_REFERENCE_BIN")).as_ref()
+}
+
+/// The same for tests that have [`Need::Reference`](crate::harness::Need::Reference).
+pub(crate) fn theirs() -> Result<&'static Programs> {
+    reference().ok_or_else(|| Error::new("SPIRE_REFERENCE_BIN is not set"))
 }
 
 fn from_environment(name: &str) -> Option<Programs> {

@@ -19,12 +19,20 @@ pub(crate) struct Site {
     folder: TempDir,
     pub(crate) server: config::Server,
     pub(crate) agent: config::Agent,
-    pub(crate) server_programs: Programs,
-    pub(crate) agent_programs: Programs,
+    pub(crate) server_programs: &'static Programs,
+    pub(crate) agent_programs: &'static Programs,
     /// What the server finds in its environment besides ours.
     pub(crate) server_variables: Vec<(&'static str, String)>,
     /// The same of the agent.
     pub(crate) agent_variables: Vec<(&'static str, String)>,
+}
+
+/// Whose programs a site has.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Sides {
+    Ours,
+    TheirServer,
+    TheirAgent,
 }
 
 impl Site {
@@ -33,6 +41,26 @@ impl Site {
         let mut site = Self::with_default_intervals()?;
         site.server.lines.push("experimental { cache_reload_interval = \"1s\" }".to_owned());
         site.agent.lines.push("experimental { sync_interval = \"1s\" }".to_owned());
+        Ok(site)
+    }
+
+    /// A site with the reference's program on one side.
+    pub(crate) fn of(sides: Sides) -> Result<Self> {
+        let mut site = Self::new()?;
+        match sides {
+            Sides::Ours => {}
+            Sides::TheirServer => site.server_programs = programs::theirs()?,
+            Sides::TheirAgent => site.agent_programs = programs::theirs()?,
+        }
+        Ok(site)
+    }
+
+    /// A site whose server keeps its data on a database server.
+    pub(crate) fn on_database(database_type: &str, connection_string: &str) -> Result<Self> {
+        let mut site = Self::new()?;
+        site.server.datastore = Some(format!(
+            "database_type = \"{database_type}\"\n            connection_string = \"{connection_string}\""
+        ));
         Ok(site)
     }
 
@@ -45,8 +73,8 @@ impl Site {
             server: config::Server::new(folder.path(), port, TRUST_DOMAIN),
             agent: config::Agent::new(folder.path(), port, TRUST_DOMAIN),
             folder,
-            server_programs: programs.clone(),
-            agent_programs: programs.clone(),
+            server_programs: programs,
+            agent_programs: programs,
             server_variables: Vec::new(),
             agent_variables: Vec::new(),
         })
@@ -195,6 +223,11 @@ fn ends_in(line: &str, id: &str) -> bool {
 /// The selector of whoever runs the tests.
 pub(crate) fn own_uid() -> String {
     format!("unix:uid:{}", rustix::process::getuid().as_raw())
+}
+
+/// How often an agent says that it attested its node.
+pub(crate) fn attestations(agent: &Daemon) -> usize {
+    agent.lines().iter().filter(|line| line.contains("Node attestation was successful")).count()
 }
 
 /// Waits until `socket` takes connections while `program` runs.

@@ -3,10 +3,10 @@
 
 use spire_testkit::wait;
 
-use super::{AGENT_ID, Demo, Sides, Workload, attested, demo};
+use super::{AGENT_ID, Demo, Workload, attested, demo};
 use crate::harness::cgroup::Hierarchy;
 use crate::harness::envoy::{Envoy, Plan, program};
-use crate::harness::{Outcome, SOON};
+use crate::harness::{Outcome, SOON, Sides};
 use crate::sds;
 
 const NODE: &str = "spiffe://example.org/node";

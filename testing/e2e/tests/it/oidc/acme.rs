@@ -93,7 +93,7 @@ fn acme() -> Outcome {
 /// Certificates that one implementation obtained are shown by the other.
 fn taken_over() -> Outcome {
     let acme = Acme::start()?;
-    let theirs = programs::reference().ok_or("SPIRE_REFERENCE_BIN")?;
+    let theirs = programs::theirs()?;
     let file = acme.folder.path().join(".acme-cache").join(NAMES[0]);
     let mut first = None;
     for programs in [theirs, programs::under_test(), theirs] {

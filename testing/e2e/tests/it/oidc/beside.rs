@@ -143,7 +143,7 @@ fn both(folder: &Path, settings: &str) -> Result<[Provider; 2], Failed> {
     place::write(&bundle, BUNDLE)?;
     let more = format!("{settings}\nfile {{ path = \"{}\" }}", bundle.display());
     let start = |programs: &Programs| Provider::start(&programs.oidc(), folder, &more);
-    let both = [start(programs::under_test())?, start(programs::reference().ok_or("SPIRE_REFERENCE_BIN")?)?];
+    let both = [start(programs::under_test())?, start(programs::theirs()?)?];
     for provider in &both {
         let keys = if settings.contains("/foo") { "/foo/keys" } else { "/keys" };
         spire_testkit::wait::until("keys", SOON, || {
@@ -199,7 +199,7 @@ fn log_lines() -> Outcome {
         bundle.display()
     );
     let mut logs = Vec::new();
-    for programs in [programs::under_test(), programs::reference().ok_or("SPIRE_REFERENCE_BIN")?] {
+    for programs in [programs::under_test(), programs::theirs()?] {
         let mut process = Provider::spawn(&programs.oidc(), folder.path(), &config)?;
         process.wait_for(&["Serving HTTP"], SOON)?;
         process.wait_for(&["Polling started"], SOON)?;

@@ -99,7 +99,7 @@ fn ours() -> Outcome {
 }
 
 fn theirs() -> Outcome {
-    compare(&programs::reference().ok_or("SPIRE_REFERENCE_BIN")?.oidc())
+    compare(&programs::theirs()?.oidc())
 }
 
 fn compare(program: &Path) -> Outcome {

@@ -108,7 +108,7 @@ pub(super) fn counted() -> Outcome {
 }
 
 pub(super) fn same_names() -> Outcome {
-    let reference = programs::reference().ok_or("no reference")?;
+    let reference = programs::theirs()?;
     let ours = names_of(programs::under_test(), &EXTERNAL)?;
     let theirs = names_of(reference, &EXTERNAL)?;
     let only_here = |name: &String| name.starts_with("spire_agent_cache_manager_outdated_svids{");
@@ -119,12 +119,12 @@ pub(super) fn same_names() -> Outcome {
 }
 
 /// The metrics of server and agent after everything was done; in time, or what there is.
-fn names_of(programs: &Programs, store: &Store) -> Result<Names, Failed> {
+fn names_of(programs: &'static Programs, store: &Store) -> Result<Names, Failed> {
     let abroad = Domain::new(ABROAD)?;
     let _abroad = abroad.site.start_server()?;
     let ports = (place::port()?, place::port()?);
     let setup = Setup::start_with(Some(programs), |site| {
-        site.server_programs = programs.clone();
+        site.server_programs = programs;
         site.server.sections = prometheus_section(ports.0, "");
         site.agent.sections = prometheus_section(ports.1, "");
         site.agent.plugins = (store.block)(site)?;
