@@ -71,7 +71,7 @@ impl Layer {
             ["bin", "spire"] => Self::DevBinary,
             ["bin", _] => Self::Binary,
             ["testing", _] => Self::Testing,
-            ["xtask"] => Self::Xtask,
+            ["xtask"] | ["xtask", _] => Self::Xtask,
             _ => return None,
         })
     }

@@ -1,6 +1,5 @@
 //! Development commands: `cargo xtask COMMAND`. They need no tool but cargo.
 
-mod codegen;
 mod dist;
 mod layers;
 mod test;
@@ -23,7 +22,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "codegen",
         usage: "codegen [--check]   write, or compare, crates/wire/src/generated",
-        run: codegen::run,
+        run: codegen,
     },
     Command {
         name: "tidy",
@@ -59,6 +58,15 @@ fn dispatch(args: &[String]) -> Result<()> {
         bail!("unknown command {name:?}\n{}", usage())
     };
     (command.run)(&workspace_root()?, rest)
+}
+
+/// Runs the program that generates code, which few commands need and which takes long to build.
+fn codegen(root: &Path, args: &[String]) -> Result<()> {
+    let mut command = std::process::Command::new(env!("CARGO"));
+    command.current_dir(root).args(["run", "--quiet", "--package", "xtask-codegen", "--"]).args(args);
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    // It has said what is wrong.
+    if status.success() { Ok(()) } else { bail!("cargo xtask codegen {}: {status}", args.join(" ")) }
 }
 
 fn usage() -> String {

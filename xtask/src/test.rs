@@ -54,7 +54,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         stage("install cargo-deny", || install_cargo_deny(root))?;
     }
     stage("format", || cargo(root, &["fmt", "--all", "--check"]))?;
-    stage("tidy", || tidy::run(root, &[]))?;
+    stage("tidy", || tidy::check(root))?;
     stage("clippy", || {
         cargo(root, &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
     })?;

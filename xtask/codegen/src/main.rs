@@ -1,10 +1,12 @@
 //! `cargo xtask codegen`: Rust from our .proto files, without protoc and without a build script.
 //!
-//! The result is checked in, so that a build of the workspace neither compiles a protobuf compiler nor
-//! runs one, and a change of a message shows in review. `--check` generates to memory and compares.
+//! The result is checked in, so that what depends on it waits for no protobuf compiler, and a change of a message shows in
+//! review. `--check` generates to memory and compares; the test does the same. A program of its own, since few who run
+//! `cargo xtask` need the compiler, and building that takes longer than building all else of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use prost_build::{Config, Module};
@@ -82,23 +84,40 @@ const SHARED: &[(&str, &str)] = &[
 /// The generated files by name.
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// Writes the generated files, or with `--check` fails with the names of those that differ.
-pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
-    match args {
-        [] => write(root),
-        [flag] if flag == "--check" => {
-            let stale = stale(root)?;
-            if stale.is_empty() {
-                return Ok(());
-            }
-            bail!("not what `cargo xtask codegen` makes:\n  {}", stale.join("\n  "))
+#[expect(clippy::print_stderr, reason = "a development command talks to its user")]
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes the generated files, or with `--check` fails with the names of those that differ.
+fn run(args: &[String]) -> Result<()> {
+    let root = workspace_root()?;
+    match args {
+        [] => write(&root),
+        [flag] if flag == "--check" => match stale(&root)?.as_slice() {
+            [] => Ok(()),
+            stale => bail!("not what `cargo xtask codegen` makes:\n  {}", stale.join("\n  ")),
+        },
         _ => bail!("usage: cargo xtask codegen [--check]"),
     }
 }
 
+/// The folder of the workspace's Cargo.toml, two above this crate's. Cargo says it at run time.
+fn workspace_root() -> Result<PathBuf> {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").context("run it as `cargo xtask codegen`")?;
+    let root = Path::new(&manifest).ancestors().nth(2).context("not inside a workspace")?;
+    Ok(root.to_path_buf())
+}
+
 /// The names, below the workspace, of generated files that are missing, changed or too many.
-pub(crate) fn stale(root: &Path) -> Result<Vec<String>> {
+fn stale(root: &Path) -> Result<Vec<String>> {
     let mut expected = generate(root)?;
     let mut stale = Vec::new();
     for name in existing(root)? {
@@ -245,4 +264,14 @@ fn proto_names(folder: &Path) -> Result<Vec<String>> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_checked_in_is_what_it_makes() {
+        assert_eq!(stale(&workspace_root().unwrap()).unwrap(), Vec::<String>::new());
+    }
 }
