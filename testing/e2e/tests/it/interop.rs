@@ -44,7 +44,7 @@ fn life(site: &Site) -> Outcome {
     let first = site.wait_identities(&[WORKLOAD])?.field("SVID Valid Until")?;
     let stream = site.watch()?;
     stream.wait_for(&["SPIFFE ID:", WORKLOAD], SOON)?;
-    let token = site.workload(&["api", "fetch", "jwt", "-audience", "a"]).success()?;
+    let token = site.workload(&["api", "fetch", "jwt", "-audience", "a", "-timeout", "20s"]).success()?;
     let svid = token.stdout.lines().nth(1).unwrap_or_default().trim().to_owned();
     let verdict = site.workload(&["api", "validate", "jwt", "-audience", "a", "-svid", &svid]).success()?;
     assert!(verdict.stdout.starts_with("SVID is valid.\n"), "{verdict}");
