@@ -36,8 +36,13 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "dist",
-        usage: "dist                the release tarball, reproducible, in dist/",
+        usage: "dist [-profile F]   the release tarball, reproducible, in dist/; by a profile if one is given",
         run: dist::run,
+    },
+    Command {
+        name: "profile",
+        usage: "profile FILE        what runs in the benchmark, to optimise a release by",
+        run: dist::profile::run,
     },
 ];
 

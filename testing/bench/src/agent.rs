@@ -79,25 +79,28 @@ async fn first_svids(channel: &Channel) -> Result<usize> {
     Ok(open(channel).await?.message().await?.context("stream ended")?.svids.len())
 }
 
+/// Start to ready and memory of an idle agent.
+pub(crate) async fn start(set: Set) -> Result<Vec<Figure>> {
+    let pair = pair(set).await?;
+    Ok(vec![
+        Figure::new("agent start to ready", "ms", pair.agent.started_in.as_secs_f64() * 1e3),
+        Figure::new("agent memory, idle", "KiB", pair.agent.memory()?),
+    ])
+}
+
 /// Fetches on new and on kept connections, and JWT-SVIDs from the cache.
 pub(crate) async fn workload(set: Set) -> Result<Vec<Figure>> {
     let pair = pair(set).await?;
     let socket = pair.site.agent_socket();
-    let mut figures = vec![
-        Figure::new("agent start to ready", "ms", pair.agent.started_in.as_secs_f64() * 1e3),
-        Figure::new("agent memory, idle", "KiB", pair.agent.memory()?),
-    ];
     let names = Names {
         cpu: "fetch X.509, new connection",
         rate: "fetch X.509, new, rate",
         latency: "fetch X.509, new, latency",
     };
-    figures.extend(
-        operations(names, &pair.agent, 1500, 1, 2, |_| async {
-            first_svids(&api::unix(&socket)).await.map(|_| ())
-        })
-        .await?,
-    );
+    let mut figures = operations(names, &pair.agent, 1500, 1, 2, |_| async {
+        first_svids(&api::unix(&socket)).await.map(|_| ())
+    })
+    .await?;
     let kept = api::unix(&socket);
     let names = Names {
         cpu: "fetch X.509, kept connection",

@@ -84,7 +84,7 @@ fn run(arguments: &[String]) -> Result<()> {
 type Measure = fn(Set) -> std::pin::Pin<Box<dyn Future<Output = Result<Vec<Figure>>>>>;
 
 const GROUPS: &[(&str, Measure)] = &[
-    ("start", |set| Box::pin(server::start(set))),
+    ("start", |set| Box::pin(start(set))),
     ("mint", |set| Box::pin(server::mint(set))),
     ("entries", |set| Box::pin(server::entries(set))),
     ("attest", |set| Box::pin(server::attest(set))),
@@ -96,6 +96,12 @@ const GROUPS: &[(&str, Measure)] = &[
     ("oidc", |set| Box::pin(oidc::documents(set))),
     ("scale", |set| Box::pin(scale::fifty_thousand(set))),
 ];
+
+async fn start(set: Set) -> Result<Vec<Figure>> {
+    let mut figures = server::start(set.clone()).await?;
+    figures.extend(agent::start(set).await?);
+    Ok(figures)
+}
 
 fn parse(arguments: &[String]) -> Result<Options> {
     let mut options = Options { sets: Vec::new(), only: Vec::new(), rounds: 1 };

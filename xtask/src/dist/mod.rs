@@ -1,9 +1,13 @@
 //! `cargo xtask dist`: the release tarball, in the layout that SPIRE's users know.
 //!
 //! `spire-<version>/bin/{spire-server,spire-agent,oidc-discovery-provider,spire}`, `conf/*/*.conf`, licence and read-me. The same
-//! source gives the same bytes: paths are remapped, times are the last commit's, owners and order are fixed.
+//! source, and profile if one is given, give the same bytes: paths are remapped, times are the last commit's, owners and
+//! order are fixed.
 
-use std::path::{Path, PathBuf};
+mod build;
+pub(crate) mod profile;
+
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -14,12 +18,14 @@ const BINARIES: &[&str] = &["spire-server", "spire-agent", "oidc-discovery-provi
 
 /// Writes `dist/spire-<version>-linux-<arch>-glibc.tar.gz` and its SHA-256.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
-    if !args.is_empty() {
-        bail!("usage: cargo xtask dist");
-    }
+    let profile = match args {
+        [] => None,
+        [flag, file] if flag == "-profile" => Some(Path::new(file)),
+        _ => bail!("usage: cargo xtask dist [-profile FILE]"),
+    };
     let version = env!("CARGO_PKG_VERSION");
     let name = format!("spire-{version}");
-    let target = build(root)?;
+    let built = build::release(root, BINARIES, profile)?;
     let dist = root.join("dist");
     let tree = dist.join(&name);
     if tree.exists() {
@@ -27,7 +33,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     }
     std::fs::create_dir_all(tree.join("bin"))?;
     for binary in BINARIES {
-        let from = target.join("dist").join(binary);
+        let from = built.join(binary);
         let to = tree.join("bin").join(binary);
         std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
         check_hardening(&to)?;
@@ -50,42 +56,6 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
 #[expect(clippy::cast_precision_loss, reason = "a size for a person to read")]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// Builds with hardening and without paths of this machine; returns the target folder. Rust makes
-/// position-independent executables by itself; saying so would reach the compiler's own plugins too and break them.
-fn build(root: &Path) -> Result<PathBuf> {
-    let home =
-        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")))?;
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), PathBuf::from);
-    // Of several that fit the last one counts: the target folder may lie in the checkout.
-    let flags = [
-        format!("--remap-path-prefix={}=.", root.display()),
-        format!("--remap-path-prefix={}=target", target.display()),
-        format!("--remap-path-prefix={home}=cargo"),
-        "-Clink-arg=-Wl,-z,relro,-z,now".to_owned(),
-        // Rust's default embeds nothing that changes from build to build but this id.
-        "-Clink-arg=-Wl,--build-id=none".to_owned(),
-    ];
-    let c_flags = format!(
-        "-ffile-prefix-map={home}=cargo -ffile-prefix-map={}=target -fstack-protector-strong",
-        target.display()
-    );
-    let mut build = Command::new(env!("CARGO"));
-    build
-        .current_dir(root)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        // C code of dependencies must not carry paths or times either.
-        .env("CFLAGS", c_flags)
-        .env("SOURCE_DATE_EPOCH", commit_time(root)?)
-        .args(["build", "--profile", "dist", "--locked"]);
-    for binary in BINARIES {
-        build.args(["--bin", binary]);
-    }
-    if !build.status()?.success() {
-        bail!("the build failed");
-    }
-    Ok(target)
 }
 
 fn commit_time(root: &Path) -> Result<String> {
