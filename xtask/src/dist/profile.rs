@@ -2,9 +2,10 @@
 //!
 //! The compiler puts counters into the programs (`-Cprofile-generate`), the benchmark runs them, and the release is
 //! optimised by what was counted. A profile is of one source: after changes it still counts for what did not change.
-//! Beside it, `FILE.order` names the functions that ran: first those that an idle program needs.
+//! Beside it, `FILE.order` names the functions that ran: first those that idle programs need.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,9 +40,12 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let idle = bench(&target, &folder, IDLE, &counted.join("idle"))?;
     let busy = bench(&target, &folder, BUSY, &counted.join("busy"))?;
     output(Command::new(&tool).args(["merge", "-o", file]).args(idle.iter().chain(&busy)))?;
-    let started = counted.join("idle.profdata");
-    output(Command::new(&tool).args(["merge", "-o"]).arg(&started).args(&idle))?;
-    write_order(&tool, &started, Path::new(file))?;
+    let programs = by_program(&idle).into_iter().enumerate().map(|(n, files)| {
+        let merged = counted.join(format!("idle-{n}.profdata"));
+        output(Command::new(&tool).args(["merge", "-o"]).arg(&merged).args(files))?;
+        functions(&tool, &merged)
+    });
+    write_order(&tool, &programs.collect::<Result<Vec<_>>>()?, Path::new(file))?;
     report(&format!("{file}: {} KiB", fs::metadata(file)?.len() / 1024));
     Ok(())
 }
@@ -69,17 +73,37 @@ fn bench(target: &Path, programs: &Path, groups: &str, counted: &Path) -> Result
     fs::read_dir(counted)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Writes the list of functions that ran, in an order that does not depend on how often.
-fn write_order(tool: &Path, started: &Path, all: &Path) -> Result<()> {
-    let show = |profile: &Path| {
-        output(Command::new(tool).args(["show", "--all-functions", "--counts"]).arg(profile))
-    };
-    let (idle, all_shown) = (show(started)?, show(all)?);
-    let first = ran(&idle);
-    let all_ran = ran(&all_shown);
-    let list: Vec<&str> = first.iter().chain(all_ran.difference(&first)).copied().collect();
-    let file = order(all);
-    fs::write(&file, list.join("\n") + "\n").with_context(|| file.display().to_string())
+/// The files of each program: their names begin with its signature.
+fn by_program(files: &[PathBuf]) -> Vec<Vec<&PathBuf>> {
+    let mut programs = BTreeMap::<_, Vec<_>>::new();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let signature = name.split('_').next().unwrap_or_default().to_owned();
+        programs.entry(signature).or_default().push(file);
+    }
+    programs.into_values().collect()
+}
+
+fn functions(tool: &Path, profile: &Path) -> Result<BTreeSet<String>> {
+    let shown = output(Command::new(tool).args(["show", "--all-functions", "--counts"]).arg(profile))?;
+    Ok(ran(&shown).into_iter().map(str::to_owned).collect())
+}
+
+fn write_order(tool: &Path, idle: &[BTreeSet<String>], profile: &Path) -> Result<()> {
+    let list = in_order(idle, functions(tool, profile)?).join("\n") + "\n";
+    let file = order(profile);
+    fs::write(&file, list).with_context(|| file.display().to_string())
+}
+
+/// What idle programs share, then what each of them needs for itself, then the rest. Within these by name: how often something
+/// ran differs from run to run.
+fn in_order(idle: &[BTreeSet<String>], all: BTreeSet<String>) -> Vec<String> {
+    let mut list: Vec<String> = all.into_iter().collect();
+    list.sort_by_cached_key(|name| {
+        let of: Vec<usize> = (0..idle.len()).filter(|n| idle[*n].contains(name)).collect();
+        (Reverse(of.len()), of.first().copied())
+    });
+    list
 }
 
 /// The list that belongs to a profile.
@@ -134,5 +158,18 @@ mod tests {
                      second:\n    Hash: 0x2\n    Counters: 1\n    Block counts: [0]\n  third:\n    Hash: 0x3\n    \
                      Counters: 1\n    Block counts: [10]\nInstrumentation level: IR\n";
         assert_eq!(ran(shown).into_iter().collect::<Vec<_>>(), ["first", "third"]);
+    }
+
+    #[test]
+    fn what_idle_programs_share_comes_first() {
+        let set = |names: &str| names.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        let order = in_order(&[set("d f a"), set("e f b")], set("a b c d e f g"));
+        assert_eq!(order.join(" "), "f a d b e c g");
+    }
+
+    #[test]
+    fn files_of_one_program_go_together() {
+        let files = ["/x/7_0.profraw", "/x/9_0.profraw", "/x/7_3.profraw"].map(PathBuf::from);
+        assert_eq!(by_program(&files), [vec![&files[0], &files[2]], vec![&files[1]]]);
     }
 }
