@@ -113,21 +113,34 @@ pub(crate) async fn workload(set: Set) -> Result<Vec<Figure>> {
     );
     let names =
         Names { cpu: "fetch JWT from the cache", rate: "fetch JWT, rate", latency: "fetch JWT, latency" };
+    figures
+        .extend(operations(names, &pair.agent, 4000, 1, 2, |_| async { jwt(&kept).await.map(drop) }).await?);
+    let token = jwt(&kept).await?;
+    let names =
+        Names { cpu: "validate a JWT-SVID", rate: "validate JWT, rate", latency: "validate JWT, latency" };
     figures.extend(
         operations(names, &pair.agent, 4000, 1, 2, |_| {
-            let mut client = SpiffeWorkloadApiClient::new(kept.clone());
+            let (mut client, svid) = (SpiffeWorkloadApiClient::new(kept.clone()), token.clone());
             async move {
-                let message = wl::JwtsvidRequest {
-                    audience: vec!["bench".into()],
-                    spiffe_id: "spiffe://example.org/mine/0".into(),
-                };
-                client.fetch_jwtsvid(request(message)).await?;
+                let message = wl::ValidateJwtsvidRequest { audience: "bench".into(), svid };
+                client.validate_jwtsvid(request(message)).await?;
                 Ok(())
             }
         })
         .await?,
     );
     Ok(figures)
+}
+
+/// A JWT-SVID of the first identity.
+async fn jwt(channel: &Channel) -> Result<String> {
+    let message = wl::JwtsvidRequest {
+        audience: vec!["bench".into()],
+        spiffe_id: "spiffe://example.org/mine/0".into(),
+    };
+    let mut client = SpiffeWorkloadApiClient::new(channel.clone());
+    let answer = client.fetch_jwtsvid(request(message)).await?.into_inner();
+    Ok(answer.svids.into_iter().next().context("no JWT-SVID")?.svid)
 }
 
 /// Memory of 1,000 open streams, each on a connection of its own, and all on ten connections.
