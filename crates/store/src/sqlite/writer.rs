@@ -124,7 +124,7 @@ impl Writer {
 }
 
 fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, level: Level, path: &str) {
-    let mut transactions = Transactions { conn, level, now: Durable::Now, path };
+    let mut transactions = Transactions { conn, level, pragma: level.pragma(Durable::Now), path };
     let mut left = None;
     while let Some(message) = left.take().map(Message::Work).or_else(|| queue.blocking_recv()) {
         match message {
@@ -139,8 +139,8 @@ fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, level: Le
 struct Transactions<'a> {
     conn: &'a mut SqliteSession,
     level: Level,
-    /// How the connection commits at present.
-    now: Durable,
+    /// The statement by which the connection commits as it does at present.
+    pragma: &'static str,
     path: &'a str,
 }
 
@@ -192,10 +192,11 @@ impl Transactions<'_> {
     }
 
     fn begin(&mut self, durable: Durable) -> Sql<()> {
-        if self.now != durable {
+        let pragma = self.level.pragma(durable);
+        if self.pragma != pragma {
             // SQLite heeds this when it reads the statement, so a prepared one would do nothing.
-            self.conn.batch(self.level.pragma(durable))?;
-            self.now = durable;
+            self.conn.batch(pragma)?;
+            self.pragma = pragma;
         }
         Ok(self.conn.control("BEGIN IMMEDIATE")?)
     }
