@@ -104,6 +104,19 @@ impl SqlStore {
         }
     }
 
+    /// As [`SqlStore::read`], for work that reads a row by its key and little that belongs to it.
+    pub(crate) async fn read_row<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match &self.backend {
+            Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => {
+                readers.read_row(logged(self.logs, work)).await
+            }
+            _ => self.read(work).await,
+        }
+    }
+
     /// Runs the work in a transaction. It may run more than once, each time as if it had not run before.
     pub(crate) async fn write<T: Send + 'static>(
         &self,

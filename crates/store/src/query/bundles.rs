@@ -25,7 +25,7 @@ const MAX_CERTIFICATES: usize = 16;
 impl Bundles for SqlStore {
     async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>> {
         let domain = trust_domain.clone();
-        self.read(move |conn| fetch(conn, &domain)).await
+        self.read_row(move |conn| fetch(conn, &domain)).await
     }
 
     async fn bundle_list(&self, paging: Option<&Paging>) -> Result<Page<Bundle>> {

@@ -29,7 +29,7 @@ impl Nodes for SqlStore {
 
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>> {
         let id = id.clone();
-        self.read(move |conn| by_id(conn, &id)).await
+        self.read_row(move |conn| by_id(conn, &id)).await
     }
 
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>> {

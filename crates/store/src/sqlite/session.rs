@@ -1,6 +1,7 @@
 //! A session on SQLite: statements in place, rows without a copy.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, ToSql};
@@ -30,6 +31,12 @@ impl SqliteSession {
     /// Whether no transaction is open.
     pub(crate) fn is_autocommit(&self) -> bool {
         self.conn.is_autocommit()
+    }
+
+    /// How long a statement waits for a lock.
+    pub(crate) fn wait_at_most(&self, time: Duration) {
+        // It fails for times that are no `int` of milliseconds only, and the one that is set was set before.
+        let _ = self.conn.busy_timeout(time);
     }
 
     /// Runs a statement of transactions, which stays prepared.
