@@ -25,6 +25,7 @@
 pub mod acme;
 mod address;
 mod authority;
+mod cork;
 #[cfg(test)]
 mod fixture;
 mod forward;

@@ -16,6 +16,7 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
 use super::tcp_server;
+use crate::cork::Corked;
 
 /// Ages that connections have: about one a second of the 36 seconds that ages of three minutes differ by.
 const AGES: u32 = 32;
@@ -56,7 +57,7 @@ where
                 next = incoming.next() => next,
             };
             let Some(connection) = next else { break };
-            if queue.send(connection).await.is_err() {
+            if queue.send(connection.map(Corked::new)).await.is_err() {
                 break;
             }
         }

@@ -50,9 +50,6 @@ const ANONYMOUS_PER_ADDRESS_MAX: usize = 512;
 /// Open connections of one identity. An agent holds one or two; downstream servers that share an identity have room.
 const CONNECTIONS_PER_IDENTITY_MAX: usize = 64;
 
-/// Idle time and interval of TCP keepalive, Go's default for accepted connections.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
 /// How clients are asked for certificates.
 #[derive(Debug)]
 pub struct ClientAuth {
@@ -175,13 +172,12 @@ impl ServerTls {
     /// From an accepted socket to a connection. `proxied` says whether the peer is a trusted proxy, where there are any.
     async fn handshake(
         self,
-        mut tcp: TcpStream,
+        (mut tcp, mut remote): (TcpStream, SocketAddr),
         proxied: Option<bool>,
         bounds: Arc<Bounds>,
         permit: OwnedSemaphorePermit,
     ) -> io::Result<TlsConnection> {
-        let (mut remote, local) = (tcp.peer_addr()?, tcp.local_addr()?);
-        set_options(&tcp)?;
+        let local = tcp.local_addr()?;
         let mut place = None;
         let handshake = async {
             if let Some(trusted) = proxied {
@@ -223,16 +219,6 @@ fn full(of: &str) -> io::Error {
 fn connections_max(open_files: Option<u64>) -> usize {
     let files = open_files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
     (files / 4).saturating_mul(3).clamp(8, Semaphore::MAX_PERMITS)
-}
-
-/// Go sets both on every TCP connection.
-fn set_options(tcp: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    tcp.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, KEEPALIVE)?;
-    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE)?;
-    Ok(())
 }
 
 /// Established TLS connections of a listener. Never ends and never yields an error: failed handshakes are
@@ -304,7 +290,7 @@ impl TlsIncoming {
         };
         let (tls, bounds) = (self.tls.clone(), Arc::clone(&self.bounds));
         self.handshakes.spawn(async move {
-            let result = tls.handshake(tcp, proxied, bounds, permit).await;
+            let result = tls.handshake((tcp, remote), proxied, bounds, permit).await;
             drop(place);
             result
                 .inspect_err(

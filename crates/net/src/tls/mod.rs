@@ -31,9 +31,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 
@@ -111,6 +111,7 @@ pub struct TlsPolicy {
 impl TlsPolicy {
     fn provider(self) -> Arc<CryptoProvider> {
         let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites = CIPHER_SUITES.to_vec();
         if self.require_pq_kem {
             provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::SECP256R1MLKEM768];
         }
@@ -122,6 +123,20 @@ impl TlsPolicy {
         if self.require_pq_kem { TLS13 } else { rustls::DEFAULT_VERSIONS }
     }
 }
+
+/// In Go's order (crypto/tls, cipherSuitesPreferenceOrder), so that what is agreed upon is what SPIRE's servers and agents would
+/// agree upon. AES-128 comes with SHA-256, for which processors have instructions; AES-256 with SHA-384, for which they have none.
+const CIPHER_SUITES: &[SupportedCipherSuite] = &[
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// A TLS configuration that the library refuses; with a fixed provider this cannot happen at run time.
 #[derive(Debug, thiserror::Error)]

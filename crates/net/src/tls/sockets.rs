@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use spire_compat::errno::errno_text;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -18,6 +19,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Sockets that wait for one player to take them. More wait in the system's queue.
 const HAND_MAX: usize = 64;
+
+/// Idle time and interval of TCP keepalive, Go's default for accepted connections.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A socket that belongs to no runtime, and its peer.
 type Dealt = (std::net::TcpStream, SocketAddr);
@@ -31,6 +35,9 @@ pub(super) enum Sockets {
 
 impl Sockets {
     pub(super) fn accepted_by(listener: TcpListener) -> Self {
+        if let Err(error) = set_options(&listener) {
+            tracing::warn!(error = errno_text(&error), "Connections have no keepalive");
+        }
         Self::Accepted(Accepting { listener, pause: PAUSE_MIN, sleep: None })
     }
 
@@ -61,6 +68,15 @@ impl Sockets {
             },
         }
     }
+}
+
+/// What Go sets on every TCP connection. Those that a listener accepts begin with what the listener has.
+fn set_options(listener: &TcpListener) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(listener, KEEPALIVE)?;
+    Ok(())
 }
 
 /// A listener that outlives failures of accept, such as the lack of files.
@@ -130,5 +146,23 @@ impl Dealer {
         if let Some(hand) = self.hands.first() {
             let _ = hand.send(dealt).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut sockets = Sockets::accepted_by(listener);
+        let client = TcpStream::connect(address).await.unwrap();
+        let (socket, remote) = poll_fn(|cx| sockets.poll_next(cx)).await;
+        assert_eq!(remote, client.local_addr().unwrap());
+        assert!(socket.nodelay().unwrap() && sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), KEEPALIVE);
+        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), KEEPALIVE);
     }
 }

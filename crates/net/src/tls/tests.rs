@@ -246,10 +246,21 @@ async fn a_chain_of_a_hundred_certificates_is_refused() {
 async fn handshaken(
     address: SocketAddr,
     client: &TlsClient,
-) -> std::io::Result<impl tokio::io::AsyncRead + Unpin> {
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let tcp = tokio::net::TcpStream::connect(address).await?;
     let connector = tokio_rustls::TlsConnector::from(client.config.clone());
     connector.connect(rustls::pki_types::ServerName::try_from("spire").expect("a name"), tcp).await
+}
+
+#[tokio::test]
+async fn the_cipher_is_the_one_that_go_would_agree_upon() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let address = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
+    let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
+    let stream = handshaken(address, &client).await.expect("a handshake");
+    let suite = stream.get_ref().1.negotiated_cipher_suite().expect("agreed").suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
 }
 
 /// Whether the server ended a connection.
