@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn id(name: &str) -> EntryId {
-        EntryId::from_stored(name.to_owned())
+        EntryId::from_stored(name)
     }
 
     fn svid(issued: i64, expires: i64, kid: &str) -> Arc<WitSvid> {

@@ -87,11 +87,10 @@ impl Answer {
     /// Appends the encoded entry, [`Answer::len`] bytes.
     pub fn write(self, record: &ViewRecord, buffer: &mut impl BufMut) {
         let identity = &record.spiffe_id;
-        put_text(1, record.id.as_str(), buffer);
-        encode_key(2, WireType::LengthDelimited, buffer);
-        encode_varint(identity_len(identity) as u64, buffer);
-        put_text(1, identity.trust_domain_name(), buffer);
-        put_text(2, identity.path(), buffer);
+        put_text(1, record.id.as_bytes(), buffer);
+        put_head(2, identity_len(identity), buffer);
+        put_text(1, identity.trust_domain_name().as_bytes(), buffer);
+        put_text(2, identity.path().as_bytes(), buffer);
         put_number(11, record.revision, buffer);
         put_number(15, record.created_at.unix(), buffer);
         buffer.put_slice(self.rest(&record.payload));
@@ -131,11 +130,24 @@ fn text_len(tag: u32, text: &str) -> usize {
     if text.is_empty() { 0 } else { key_len(tag) + delimited_len(text.len()) }
 }
 
-pub(crate) fn put_text(tag: u32, text: &str, buffer: &mut impl BufMut) {
+pub(crate) fn put_text(tag: u32, text: &[u8], buffer: &mut impl BufMut) {
     if !text.is_empty() {
-        encode_key(tag, WireType::LengthDelimited, buffer);
-        encode_varint(text.len() as u64, buffer);
-        buffer.put_slice(text.as_bytes());
+        put_head(tag, text.len(), buffer);
+        buffer.put_slice(text);
+    }
+}
+
+/// What stands before a field of this length.
+pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut impl BufMut) {
+    match (u8::try_from(tag), u8::try_from(len)) {
+        // Of a key and of a length nearly all are one octet.
+        (Ok(tag @ ..16), Ok(len @ ..128)) => {
+            buffer.put_slice(&[tag << 3 | WireType::LengthDelimited as u8, len]);
+        }
+        _ => {
+            encode_key(tag, WireType::LengthDelimited, buffer);
+            encode_varint(len as u64, buffer);
+        }
     }
 }
 

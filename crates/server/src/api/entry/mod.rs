@@ -1,6 +1,7 @@
 //! `spire.api.server.entry.v1.Entry`: registration entries (pkg/server/api/entry/v1).
 
 pub(super) mod convert;
+mod ids;
 mod sync;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BufMut;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{encoded_len_varint, key_len};
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
 use tokio::sync::mpsc;
@@ -18,9 +18,12 @@ use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::convert::apply_mask;
+use super::ids::SyncRequest;
 use crate::api::caller::AgentCaller;
 use crate::api::route::{Call, Replies, Reply};
-use crate::entries::{Answer, Payload, ViewRecord, is_agent_mask, number_len, put_number, put_text};
+use crate::entries::{
+    Answer, Payload, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
+};
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
 const PAGE: usize = 500;
@@ -56,10 +59,12 @@ impl Shown {
                 let field = |len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
                 // Growing the buffer step by step would copy it each time.
                 buffer.reserve(records.iter().map(|record| field(answer.len(record))).sum());
+                let mut pen = Pen::new(buffer);
                 for record in records {
                     let len = answer.len(record);
-                    in_one_piece(field(len), buffer, EntryField { tag, len, record, answer: *answer });
+                    pen.write(field(len), &EntryField { tag, len, record, answer: *answer });
                 }
+                pen.finish();
             }
             Self::Masked(mask) => {
                 for record in records {
@@ -87,8 +92,7 @@ struct EntryField<'a> {
 
 impl Field for EntryField<'_> {
     fn write(&self, buffer: &mut impl BufMut) {
-        encode_key(self.tag, WireType::LengthDelimited, buffer);
-        encode_varint(self.len as u64, buffer);
+        put_head(self.tag, self.len, buffer);
         self.answer.write(self.record, buffer);
     }
 }
@@ -101,25 +105,47 @@ struct RevisionField<'a> {
 
 impl Field for RevisionField<'_> {
     fn write(&self, buffer: &mut impl BufMut) {
-        encode_key(1, WireType::LengthDelimited, buffer);
-        encode_varint(self.len as u64, buffer);
-        put_text(1, self.record.id.as_str(), buffer);
+        put_head(1, self.len, buffer);
+        put_text(1, self.record.id.as_bytes(), buffer);
         put_number(2, self.record.revision, buffer);
         put_number(3, self.record.created_at.unix(), buffer);
     }
 }
 
-/// Appends a field of `len` octets. A connection's buffer checks its room at each of the dozen pieces of a field, which
-/// costs more than the pieces; so they are put together first.
-fn in_one_piece(len: usize, buffer: &mut EncodeBuf<'_>, field: impl Field) {
-    let mut piece = [0; 384];
-    match piece.get_mut(..len) {
-        Some(piece) => {
-            let mut rest = &mut *piece;
-            field.write(&mut rest);
-            buffer.put_slice(piece);
+/// Appends fields. A connection's buffer checks its room at each of the dozen pieces of a field, which costs more than the
+/// pieces; so they are put together first.
+struct Pen<'a, B> {
+    buffer: &'a mut B,
+    sheet: [u8; 4096],
+    written: usize,
+}
+
+impl<'a, B: BufMut> Pen<'a, B> {
+    fn new(buffer: &'a mut B) -> Self {
+        Self { buffer, sheet: [0; 4096], written: 0 }
+    }
+
+    /// Appends a field of `len` octets.
+    fn write(&mut self, len: usize, field: &impl Field) {
+        if len > self.sheet.len() - self.written {
+            self.turn();
         }
-        None => field.write(buffer),
+        match self.sheet.get_mut(self.written..self.written + len) {
+            Some(mut place) => {
+                field.write(&mut place);
+                self.written += len;
+            }
+            None => field.write(self.buffer),
+        }
+    }
+
+    fn turn(&mut self) {
+        self.buffer.put_slice(&self.sheet[..self.written]);
+        self.written = 0;
+    }
+
+    fn finish(mut self) {
+        self.turn();
     }
 }
 
@@ -153,16 +179,18 @@ impl Reply for RevisionsReply {
     fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         let page = self.records.get(self.page).unwrap_or_default();
         buffer.reserve(page.len() * REVISION_LEN);
+        let mut pen = Pen::new(buffer);
         for record in page {
-            let id = record.id.as_str();
+            let id = record.id.as_bytes();
             let len = key_len(1)
                 + encoded_len_varint(id.len() as u64)
                 + id.len()
                 + number_len(2, record.revision)
                 + number_len(3, record.created_at.unix());
             let whole = key_len(1) + encoded_len_varint(len as u64) + len;
-            in_one_piece(whole, buffer, RevisionField { len, record });
+            pen.write(whole, &RevisionField { len, record });
         }
+        pen.finish();
         if self.more {
             prost::encoding::bool::encode(3, &true, buffer);
         }
@@ -198,7 +226,7 @@ pub(super) async fn authorized_entries(
 pub(super) async fn sync_authorized_entries(
     call: Arc<Call>,
     caller: AgentCaller,
-    requests: Streaming<wire::SyncAuthorizedEntriesRequest>,
+    requests: Streaming<SyncRequest>,
 ) -> Result<Replies<SyncReply>, Status> {
     let (replies, receiver) = mpsc::channel(AHEAD);
     let session = call.api.session(&caller);
@@ -227,7 +255,7 @@ type Replying = mpsc::Sender<Result<SyncReply, Status>>;
 async fn serve_sync(
     call: &Call,
     caller: &AgentCaller,
-    mut requests: Streaming<wire::SyncAuthorizedEntriesRequest>,
+    mut requests: Streaming<SyncRequest>,
     replies: &Replying,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Err(Status::new(Code::Unknown, "EOF")) };
@@ -253,7 +281,7 @@ async fn serve_sync(
     let mut found = Found::new(&records);
     while let Some(request) = requests.message().await.or_else(gone)? {
         let mut page = Vec::with_capacity(request.ids.len().min(PAGE));
-        for id in &request.ids {
+        for id in request.ids.iter() {
             let Some(record) = found.by_id(id) else { continue };
             if page.len() == PAGE {
                 send(replies, entries(std::mem::take(&mut page), true)).await?;
@@ -280,7 +308,7 @@ impl<'a> Found<'a> {
 
     fn by_id(&mut self, id: &str) -> Option<&'a Arc<ViewRecord>> {
         if let Some(record) = self.records.get(self.next)
-            && record.id.as_str() == id
+            && record.id.as_bytes() == id.as_bytes()
         {
             self.next += 1;
             return Some(record);
@@ -294,7 +322,7 @@ impl<'a> Found<'a> {
 }
 
 /// An agent that goes away has ended the exchange as it should.
-fn gone(status: Status) -> Result<Option<wire::SyncAuthorizedEntriesRequest>, Status> {
+fn gone(status: Status) -> Result<Option<SyncRequest>, Status> {
     if status.code() == Code::Cancelled { Ok(None) } else { Err(status) }
 }
 
