@@ -8,6 +8,7 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::Request;
@@ -87,7 +88,17 @@ impl BrokerSockets {
     ///
     /// # Errors
     /// [`AgentError::Serve`] when a server stops by itself.
-    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+    // Few agents have a broker. What awaits its 46 KiB has room for them on the stack, more than once, and each page of a stack is
+    // touched on the way down.
+    #[inline(never)]
+    pub fn serve(
+        self,
+        shutdown: CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Result<(), AgentError>> + Send>> {
+        Box::pin(self.serve_both(shutdown))
+    }
+
+    async fn serve_both(self, shutdown: CancellationToken) -> Result<(), AgentError> {
         let Self { core, attestation, unix, tcp } = self;
         let service = service::BrokerApi::new(Arc::clone(&core), Arc::clone(&attestation));
         let services = vec![

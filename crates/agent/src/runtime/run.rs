@@ -107,7 +107,7 @@ pub async fn run(options: Options, deps: Deps, shutdown: CancellationToken) -> R
     };
     let broker = async {
         match broker {
-            Some(broker) => stop_after(Box::pin(broker.serve(stopping.clone())), &stopping).await,
+            Some(broker) => stop_after(broker.serve(stopping.clone()), &stopping).await,
             None => Ok(()),
         }
     };
