@@ -117,7 +117,7 @@ pub(crate) async fn entries(set: Set) -> Result<Vec<Figure>> {
 
 /// Attestation by join token, each on a connection of its own as agents do.
 pub(crate) async fn attest(set: Set) -> Result<Vec<Figure>> {
-    const AGENTS: usize = 300;
+    const AGENTS: usize = 1000;
     let site = Site::new(set)?;
     let server = site.server().await?;
     let channel = api::unix(&site.server_socket());
@@ -160,7 +160,7 @@ pub(crate) async fn sync_and_sign(set: Set) -> Result<Vec<Figure>> {
         rate: "full sync, rate",
         latency: "full sync, latency",
     };
-    let mut figures = operations(names, &server, 100, 1, 1, |_| async {
+    let mut figures = operations(names, &server, 500, 1, 1, |_| async {
         let seen = sync(&agent, true).await?;
         ensure!(seen == ENTRIES, "{seen} entries");
         Ok(())
@@ -172,7 +172,7 @@ pub(crate) async fn sync_and_sign(set: Set) -> Result<Vec<Figure>> {
         latency: "sync, latency",
     };
     figures.extend(
-        operations(names, &server, 300, 1, 1, |_| async { sync(&agent, false).await.map(|_| ()) }).await?,
+        operations(names, &server, 2000, 1, 1, |_| async { sync(&agent, false).await.map(|_| ()) }).await?,
     );
     let names = Names {
         cpu: "1,000 entries of an agent in one answer",
@@ -180,7 +180,7 @@ pub(crate) async fn sync_and_sign(set: Set) -> Result<Vec<Figure>> {
         latency: "one answer, latency",
     };
     figures.extend(
-        operations(names, &server, 100, 1, 1, |_| async {
+        operations(names, &server, 500, 1, 1, |_| async {
             let seen = at_once(&agent).await?;
             ensure!(seen == ENTRIES, "{seen} entries");
             Ok(())
