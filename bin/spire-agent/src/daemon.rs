@@ -22,6 +22,9 @@ pub(crate) const VERSION: &str = concat!("1.15.3+rs.", env!("CARGO_PKG_VERSION")
 /// The version that servers are told.
 const COMPATIBLE_VERSION: &str = "1.15.3";
 
+/// Processors that one agent uses at most: the others of its node are there for workloads, and each thread keeps memory.
+const WORKERS_MAX: usize = 4;
+
 /// The command line's flags as the agent's.
 pub(crate) fn flags(flags: AgentRunFlags) -> AgentFlags {
     AgentFlags {
@@ -82,13 +85,15 @@ pub(crate) fn run(flags: &AgentFlags) -> i32 {
     }
     spire_telemetry::log_notices(&config.notices);
     spire_net::uds::raise_open_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print(&format!("could not start the runtime: {error}"));
-            return 1;
-        }
-    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                print(&format!("could not start the runtime: {error}"));
+                return 1;
+            }
+        };
     let code = runtime.block_on(serve(config, flags.clone(), log));
     runtime.shutdown_background();
     code

@@ -23,7 +23,7 @@ pub(super) use self::delegated::{is_handed_on, no_identity};
 use super::explain::Explanations;
 use super::health::Health;
 use super::observed::Observed;
-use super::reflection::{Descriptors, Reflection};
+use super::reflection::Reflection;
 use crate::runtime::{AgentError, Core, WorkloadAttestation};
 
 /// The socket, bound.
@@ -80,7 +80,7 @@ impl AdminSocket {
             routes = routes.add_service(Observed::new(logger, metrics, Some(connections)));
         }
         let health = HealthServer::new(Health::new(Arc::clone(&core), attestation));
-        let reflection = Arc::new(Reflection::new(Descriptors::of(AGENT_SOCKETS_DESCRIPTORS), services));
+        let reflection = Arc::new(Reflection::new(AGENT_SOCKETS_DESCRIPTORS, services));
         let routes = routes
             .add_service(Observed::new(health, metrics, None))
             .add_service(v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(

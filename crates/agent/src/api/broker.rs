@@ -30,7 +30,7 @@ use tonic::transport::server::Router;
 
 use super::health::Health;
 use super::observed::Observed;
-use super::reflection::{Descriptors, Reflection};
+use super::reflection::Reflection;
 use crate::config::BrokerConfig;
 use crate::runtime::{AgentError, Core, Identities, WorkloadAttestation};
 
@@ -107,7 +107,7 @@ impl BrokerSockets {
             "grpc.reflection.v1alpha.ServerReflection",
             "spiffe.broker.API",
         ];
-        let reflection = Arc::new(Reflection::new(Descriptors::of(AGENT_SOCKETS_DESCRIPTORS), services));
+        let reflection = Arc::new(Reflection::new(AGENT_SOCKETS_DESCRIPTORS, services));
         let stopping = shutdown.child_token();
         let stop = || {
             let (core, stopping) = (Arc::clone(&core), stopping.clone());

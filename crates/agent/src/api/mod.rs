@@ -19,6 +19,7 @@ mod workload;
 use std::sync::Arc;
 
 use spire_net::uds::{UnixEndpoint, UnixIncoming};
+use spire_wire::FILE_DESCRIPTOR_SET;
 use spire_wire::explain::caller_server::CallerServer;
 use spire_wire::health::health_server::HealthServer;
 use spire_wire::reflection::{v1, v1alpha};
@@ -88,7 +89,6 @@ impl WorkloadSocket {
         let options = self.core.options();
         let apis = api_names(options.disable_workload_api, options.disable_sds_api);
         let health = health::Health::new(Arc::clone(&self.core), Arc::clone(&self.attestation));
-        let descriptors = reflection::Descriptors::new();
         let mut services = vec![
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
@@ -113,7 +113,7 @@ impl WorkloadSocket {
             let sds = sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits, unfinished);
             routes = routes.add_service(sds);
         }
-        let reflection = Arc::new(reflection::Reflection::new(descriptors, services));
+        let reflection = Arc::new(reflection::Reflection::new(FILE_DESCRIPTOR_SET, services));
         let latest = v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(&reflection));
         let alpha = v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection);
         let routes = routes

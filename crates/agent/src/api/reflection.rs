@@ -5,18 +5,17 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
-use spire_wire::FILE_DESCRIPTOR_SET;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The files and what they declare.
-pub(super) struct Descriptors {
+struct Descriptors {
     /// By file name: the encoded file and what it imports.
     files: HashMap<String, (Bytes, Vec<String>)>,
     /// From the full name of a message, enum, service or method to its file.
@@ -24,13 +23,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Those of the workload socket. The set is generated and tested, so it can be read.
-    pub(super) fn new() -> Self {
-        Self::of(FILE_DESCRIPTOR_SET)
-    }
-
-    /// Those of an encoded set.
-    pub(super) fn of(set: &[u8]) -> Self {
+    /// Those of an encoded set, which is generated and tested, so it can be read.
+    fn of(set: &[u8]) -> Self {
         let set = FileDescriptorSet::decode(set).unwrap_or_default();
         let mut descriptors = Self { files: HashMap::new(), symbols: HashMap::new() };
         for file in set.file {
@@ -115,32 +109,39 @@ enum Answer {
 pub(super) struct Reflection(Arc<Tables>);
 
 struct Tables {
-    descriptors: Descriptors,
+    set: &'static [u8],
+    /// Read when somebody asks: few agents are ever asked, and these are half of what an idle one would keep.
+    descriptors: OnceLock<Descriptors>,
     services: Vec<String>,
 }
 
 impl Reflection {
-    pub(super) fn new(descriptors: Descriptors, mut services: Vec<&str>) -> Self {
+    /// Of an encoded set of files and the services of the socket.
+    pub(super) fn new(set: &'static [u8], mut services: Vec<&str>) -> Self {
         services.sort_unstable();
         let services = services.into_iter().map(ToOwned::to_owned).collect();
-        Self(Arc::new(Tables { descriptors, services }))
+        Self(Arc::new(Tables { set, descriptors: OnceLock::new(), services }))
     }
 }
 
 impl Tables {
+    fn descriptors(&self) -> &Descriptors {
+        self.descriptors.get_or_init(|| Descriptors::of(self.set))
+    }
+
     fn answer(&self, question: Question) -> Answer {
         let files = |name: &str| {
-            let found = self.descriptors.with_imports(name);
+            let found = self.descriptors().with_imports(name);
             found.map_or_else(|| Answer::Error(Code::NotFound, "proto: not found".to_owned()), Answer::Files)
         };
         match question {
             Question::File(name) => files(&name),
             Question::Symbol(symbol) => {
-                files(self.descriptors.symbols.get(&symbol).map_or("", String::as_str))
+                files(self.descriptors().symbols.get(&symbol).map_or("", String::as_str))
             }
             // None of our messages can be extended (proto3).
             Question::Extension => Answer::Error(Code::NotFound, "proto: not found".to_owned()),
-            Question::Extensions(message) if self.descriptors.symbols.contains_key(&message) => {
+            Question::Extensions(message) if self.descriptors().symbols.contains_key(&message) => {
                 Answer::Extensions(message)
             }
             Question::Extensions(_) => Answer::Error(Code::NotFound, "proto: not found".to_owned()),
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     fn ask(question: Question) -> Answer {
-        Reflection::new(Descriptors::new(), vec!["b", "a"]).0.answer(question)
+        Reflection::new(spire_wire::FILE_DESCRIPTOR_SET, vec!["b", "a"]).0.answer(question)
     }
 
     #[test]
