@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::ahead::Ahead;
 use super::peer::{SpiffeVerifier, with_peer};
 use super::sockets::{Dealer, Sockets};
 use super::{
@@ -140,6 +141,8 @@ impl ServerTls {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        // As Go: what costs us least of what the client can do.
+        config.ignore_client_order = true;
         Self { config: Arc::new(config), requires_h2: alpn == [ALPN_H2] }
     }
 
@@ -193,7 +196,7 @@ impl ServerTls {
                     );
                 }
             }
-            TlsAcceptor::from(self.config).accept(tcp).await
+            TlsAcceptor::from(self.config).accept(Ahead::new(tcp)).await
         };
         let (stream, peer) = with_peer(tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)).await;
         let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -392,7 +395,7 @@ impl TlsInfo {
 /// An established connection.
 #[derive(Debug)]
 pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Ahead<TcpStream>>,
     info: TlsInfo,
     preface: PrefaceDeadline,
     _permit: OwnedSemaphorePermit,

@@ -12,6 +12,7 @@
 //! moment.
 
 mod accept;
+mod ahead;
 mod client;
 mod clients;
 mod connect;

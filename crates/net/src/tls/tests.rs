@@ -11,6 +11,7 @@ use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 use tonic::Code;
 
+use super::peer::UnverifiedServer;
 use super::{
     Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsClient, TlsPolicy, TlsSetupError,
     TrustSource,
@@ -259,6 +260,20 @@ async fn the_cipher_is_the_one_that_go_would_agree_upon() {
     let address = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
     let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
     let stream = handshaken(address, &client).await.expect("a handshake");
+    let suite = stream.get_ref().1.negotiated_cipher_suite().expect("agreed").suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+
+    // Nor does it matter what a client would rather have: the library's own order begins with AES-256.
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let verifier = UnverifiedServer::new(id(SERVER), provider.signature_verification_algorithms);
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = handshaken(address, &TlsClient { config: Arc::new(config) }).await.expect("a handshake");
     let suite = stream.get_ref().1.negotiated_cipher_suite().expect("agreed").suite();
     assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
 }
