@@ -25,7 +25,7 @@ async fn subscribe(
     caller: AgentCaller,
     request: wire::SubscribeRequest,
 ) -> Result<Replies<wire::Update>, Status> {
-    let session = call.api.session(&caller);
+    let session = call.api.session(&caller)?;
     // A ban between the check of the caller and the opening of the session would have found no stream to end.
     call.api.recheck(&call.peer, &caller).await?;
     let mut own_bundle = call.api.deps.authorities.bundle_changes().subscribe();

@@ -212,13 +212,17 @@ impl Api {
     }
 
     /// The open stream of an agent: it ends with the agent's right to it.
-    pub(crate) fn session(&self, caller: &AgentCaller) -> Session {
+    ///
+    /// # Errors
+    /// The agent has too many.
+    pub(crate) fn session(&self, caller: &AgentCaller) -> Result<Session, Status> {
         let left = caller.expires_at().since(self.now());
-        Session {
-            stream: self.deps.live.changes().open(caller.id()),
+        let stream = self.deps.live.changes().open(caller.id());
+        Ok(Session {
+            stream: stream.ok_or_else(|| Status::resource_exhausted("too many open streams of one agent"))?,
             expiry: tokio::time::Instant::now() + left + EXPIRY_GRACE,
             stopping: self.stopping.clone(),
-        }
+        })
     }
 }
 

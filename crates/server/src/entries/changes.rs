@@ -26,6 +26,10 @@ const MARKS_MAX: usize = 10_000;
 /// Aliases of one round, each of which is compared with every agent that has a stream.
 const ALIASES_MAX: usize = 64;
 
+/// Open streams of one agent: two on each of the connections that one identity may have. Each may keep a page of entries
+/// that the agent does not read.
+const STREAMS_PER_AGENT_MAX: usize = 128;
+
 const ENTRIES: u8 = 1;
 const BUNDLES: u8 = 2;
 const ENDED: u8 = 4;
@@ -84,11 +88,16 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Registers an open stream of an agent; dropping the result takes it out.
-    pub fn open(self: &Arc<Self>, agent: &SpiffeId) -> AgentStream {
+    /// Registers an open stream of an agent, unless it has too many; dropping the result takes it out.
+    pub fn open(self: &Arc<Self>, agent: &SpiffeId) -> Option<AgentStream> {
         let shared = Arc::new(Shared::default());
-        self.streams.lock().entry(agent.clone()).or_default().push(shared.clone());
-        AgentStream { agent: agent.clone(), shared, changes: self.clone() }
+        let mut streams = self.streams.lock();
+        let open = streams.entry(agent.clone()).or_default();
+        if open.len() >= STREAMS_PER_AGENT_MAX {
+            return None;
+        }
+        open.push(shared.clone());
+        Some(AgentStream { agent: agent.clone(), shared, changes: self.clone() })
     }
 
     /// The number of the last change that was delivered.
@@ -245,5 +254,21 @@ impl Drop for AgentStream {
         if open.is_empty() {
             streams.remove(&self.agent);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_one_agent_are_bounded() {
+        let changes = Arc::<Changes>::default();
+        let [a, b] = ["a", "b"].map(|name| SpiffeId::parse(&format!("spiffe://example.org/{name}")).unwrap());
+        let mut open: Vec<_> = (0..STREAMS_PER_AGENT_MAX).map(|_| changes.open(&a).unwrap()).collect();
+        assert!(changes.open(&a).is_none());
+        assert!(changes.open(&b).is_some());
+        open.pop();
+        assert!(changes.open(&a).is_some());
     }
 }

@@ -139,10 +139,13 @@ pub(crate) fn put_text(tag: u32, text: &[u8], buffer: &mut impl BufMut) {
 
 /// What stands before a field of this length.
 pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut impl BufMut) {
-    match (u8::try_from(tag), u8::try_from(len)) {
-        // Of a key and of a length nearly all are one octet.
-        (Ok(tag @ ..16), Ok(len @ ..128)) => {
-            buffer.put_slice(&[tag << 3 | WireType::LengthDelimited as u8, len]);
+    let key = tag << 3 | WireType::LengthDelimited as u32;
+    match (u8::try_from(key), u16::try_from(len)) {
+        // Nearly all keys are one octet, and lengths one or two.
+        (Ok(key @ ..128), Ok(len @ ..128)) => buffer.put_slice(&[key, len.to_le_bytes()[0]]),
+        (Ok(key @ ..128), Ok(len @ ..16_384)) => {
+            let [low, high] = (len << 1).to_le_bytes();
+            buffer.put_slice(&[key, low >> 1 | 0x80, high]);
         }
         _ => {
             encode_key(tag, WireType::LengthDelimited, buffer);
@@ -156,10 +159,28 @@ pub(crate) fn number_len(tag: u32, number: i64) -> usize {
 }
 
 pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
-    if number != 0 {
-        int64::encode(tag, &number, buffer);
+    if number == 0 {
+        return;
     }
+    let Ok(tag @ ..16) = u8::try_from(tag) else { return int64::encode(tag, &number, buffer) };
+    // In one piece: the buffer checks its room once and not for each octet.
+    let mut field = [tag << 3 | WireType::Varint as u8; 1 + VARINT_MAX];
+    let mut rest = number.cast_unsigned();
+    let mut len = 1;
+    for octet in &mut field[1..] {
+        len += 1;
+        *octet = rest.to_le_bytes()[0] | 0x80;
+        rest >>= 7;
+        if rest == 0 {
+            *octet &= 0x7f;
+            break;
+        }
+    }
+    buffer.put_slice(&field[..len]);
 }
+
+/// Octets of the longest number.
+const VARINT_MAX: usize = 10;
 
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -250,4 +271,38 @@ pub(crate) fn selectors_to_wire(selectors: &Selectors) -> Vec<types::Selector> {
         .iter()
         .map(|s| types::Selector { r#type: s.kind().to_owned(), value: s.value().to_owned() })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lengths() -> impl Strategy<Value = usize> {
+        prop_oneof![0..300_usize, 16_000..17_000_usize, any::<usize>()]
+    }
+
+    proptest! {
+        #[test]
+        fn heads_are_those_of_the_library(tag in 1..3_000_u32, len in lengths()) {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            put_head(tag, len, &mut ours);
+            encode_key(tag, WireType::LengthDelimited, &mut theirs);
+            encode_varint(len as u64, &mut theirs);
+            prop_assert_eq!(ours, theirs);
+        }
+
+        #[test]
+        fn numbers_are_those_of_the_library(tag in 1..40_u32, number: i64, shift in 0..64) {
+            let number = number >> shift;
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            put_number(tag, number, &mut ours);
+            if number != 0 {
+                int64::encode(tag, &number, &mut theirs);
+            }
+            prop_assert_eq!(ours.len(), number_len(tag, number));
+            prop_assert_eq!(ours, theirs);
+        }
+    }
 }

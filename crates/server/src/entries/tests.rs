@@ -29,6 +29,10 @@ fn entry(name: &str, parent: &str, path: &str, wants: &[&str]) -> Entry {
     Entry::new(EntryId::parse(name).unwrap(), id(parent), id(path), selectors(wants))
 }
 
+fn open(live: &LiveEntries, agent: &str) -> AgentStream {
+    live.changes().open(&id(agent)).unwrap()
+}
+
 fn node(path: &str, has: &[&str]) -> Node {
     Node {
         spiffe_id: id(path),
@@ -236,7 +240,7 @@ async fn only_agents_that_a_change_concerns_are_woken() {
     live.attest_node(&node(B, &["cluster", "b"])).await.unwrap();
     live.create(vec![entry("all", "/spire/server", "/all", &["cluster"])]).await.unwrap();
     live.create(vec![entry("just-b", "/spire/server", "/just-b", &["b"])]).await.unwrap();
-    let (a, b) = (live.changes().open(&id(A)), live.changes().open(&id(B)));
+    let (a, b) = (open(&live, A), open(&live, B));
     // What the set-up left is not for these streams, which are younger, but a round before them delivers it.
     let _ = (woken(&live, &a).await, woken(&live, &b).await);
     assert_eq!((woken(&live, &a).await, woken(&live, &b).await), (None, None));
@@ -270,7 +274,7 @@ async fn a_ban_ends_streams_wherever_it_was_made() {
     let live = load(&store).await;
     live.attest_node(&node(A, &["a"])).await.unwrap();
     live.attest_node(&node(B, &["b"])).await.unwrap();
-    let (a, b) = (live.changes().open(&id(A)), live.changes().open(&id(B)));
+    let (a, b) = (open(&live, A), open(&live, B));
     let ban = NodeUpdate {
         serial_number: Some(Box::default()),
         new_serial_number: Some(Box::default()),
@@ -315,7 +319,7 @@ async fn the_running_view_wakes_streams_and_stops() {
     let store = MemoryStore::new();
     let live = load(&store).await;
     live.attest_node(&node(A, &[])).await.unwrap();
-    let stream = live.changes().open(&id(A));
+    let stream = open(&live, A);
     let stop = CancellationToken::new();
     let running = tokio::spawn(live.clone().run(stop.clone()));
     live.create(vec![entry("w", A, "/w", &["x"])]).await.unwrap();

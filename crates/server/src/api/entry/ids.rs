@@ -43,10 +43,27 @@ impl Ids {
         buffer: &mut impl Buf,
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
-        string::merge(wire_type, &mut self.next, buffer, context)?;
-        self.text.push_str(&self.next);
+        let taken = match wire_type {
+            WireType::LengthDelimited => self.take(buffer.chunk()),
+            _ => None,
+        };
+        match taken {
+            Some(taken) => buffer.advance(taken),
+            None => {
+                string::merge(wire_type, &mut self.next, buffer, context)?;
+                self.text.push_str(&self.next);
+            }
+        }
         self.ends.push(self.text.len());
         Ok(())
+    }
+
+    /// Takes an ID of less than 128 octets that stands in one piece, as UUIDs do; returns how long it is with its length.
+    fn take(&mut self, piece: &[u8]) -> Option<usize> {
+        let (&len, rest) = piece.split_first()?;
+        let id = if len < 128 { rest.get(..usize::from(len))? } else { return None };
+        self.text.push_str(std::str::from_utf8(id).ok()?);
+        Some(1 + id.len())
     }
 }
 

@@ -1,11 +1,11 @@
 //! What an agent may see: from the view, encoded already.
 //!
-//! An answer is a list of records and is written into the connection's buffer from their payloads; nothing is decoded,
-//! cloned or encoded again where the agent asks as SPIRE's and ours do.
+//! An answer is put together from the payloads of records; nothing is decoded, cloned or encoded again where the agent asks
+//! as SPIRE's and ours do.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BufMut;
 use prost::encoding::{encoded_len_varint, key_len};
@@ -22,7 +22,7 @@ use super::ids::SyncRequest;
 use crate::api::caller::AgentCaller;
 use crate::api::route::{Call, Replies, Reply};
 use crate::entries::{
-    Answer, Payload, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
+    Answer, Payload, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
 };
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
@@ -31,10 +31,28 @@ const PAGE: usize = 500;
 /// About how long a revision is, to make room for a page of them: a UUID, a small number and a time.
 const REVISION_LEN: usize = 52;
 
-/// Messages made ahead of what the connection takes: a page is up to half a megabyte.
-const AHEAD: usize = 2;
+/// What field 3 takes.
+const MORE_LEN: usize = 2;
 
-/// How records are shown.
+/// Messages that wait for the connection to take them: a page is up to half a megabyte.
+const AHEAD: usize = 1;
+
+/// How long an exchange keeps the view that it began with, whose entries may have changed long since: SPIRE's agent and ours
+/// are done in a second.
+const EXCHANGE_MAX: Duration = Duration::from_secs(600);
+
+/// An answer, encoded. It is made where the view is at hand: to own each record for a while, and no longer, would cost as
+/// much as to write it.
+pub(super) struct Encoded(Vec<u8>);
+
+impl Reply for Encoded {
+    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&self.0);
+        Ok(())
+    }
+}
+
+/// How entries are shown.
 #[derive(Clone, Debug)]
 enum Shown {
     /// From what is encoded.
@@ -52,164 +70,68 @@ impl Shown {
         }
     }
 
-    /// Appends the records as field `tag` of the message.
-    fn write_all(&self, tag: u32, records: &[Arc<ViewRecord>], buffer: &mut EncodeBuf<'_>) {
+    /// `GetAuthorizedEntriesResponse`, whose field 1 the entries are, or `SyncAuthorizedEntriesResponse`, whose field 2.
+    fn entries(&self, tag: u32, records: &[&ViewRecord], more: bool) -> Encoded {
+        let mut message = Vec::new();
         match self {
             Self::Encoded(answer) => {
                 let field = |len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
-                // Growing the buffer step by step would copy it each time.
-                buffer.reserve(records.iter().map(|record| field(answer.len(record))).sum());
-                let mut pen = Pen::new(buffer);
+                let whole: usize = records.iter().map(|record| field(answer.len(record))).sum();
+                message.reserve_exact(whole + MORE_LEN);
                 for record in records {
-                    let len = answer.len(record);
-                    pen.write(field(len), &EntryField { tag, len, record, answer: *answer });
+                    put_head(tag, answer.len(record), &mut message);
+                    answer.write(record, &mut message);
                 }
-                pen.finish();
             }
             Self::Masked(mask) => {
                 for record in records {
                     let mut entry = Payload::decode(record);
                     apply_mask(&mut entry, Some(mask));
-                    prost::encoding::message::encode(tag, &entry, buffer);
+                    prost::encoding::message::encode(tag, &entry, &mut message);
                 }
             }
         }
+        finish(message, more)
     }
 }
 
-/// A field of an answer that can write itself.
-trait Field {
-    fn write(&self, buffer: &mut impl BufMut);
-}
-
-/// An entry of `len` octets.
-struct EntryField<'a> {
-    tag: u32,
-    len: usize,
-    record: &'a ViewRecord,
-    answer: Answer,
-}
-
-impl Field for EntryField<'_> {
-    fn write(&self, buffer: &mut impl BufMut) {
-        put_head(self.tag, self.len, buffer);
-        self.answer.write(self.record, buffer);
+/// A `SyncAuthorizedEntriesResponse` with revisions, its field 1.
+fn revisions(records: &[&ViewRecord], more: bool) -> Encoded {
+    let mut message = Vec::with_capacity(records.len() * REVISION_LEN + MORE_LEN);
+    for record in records {
+        let id = record.id.as_bytes();
+        let len = key_len(1)
+            + encoded_len_varint(id.len() as u64)
+            + id.len()
+            + number_len(2, record.revision)
+            + number_len(3, record.created_at.unix());
+        put_head(1, len, &mut message);
+        put_text(1, id, &mut message);
+        put_number(2, record.revision, &mut message);
+        put_number(3, record.created_at.unix(), &mut message);
     }
+    finish(message, more)
 }
 
-/// A revision of `len` octets.
-struct RevisionField<'a> {
-    len: usize,
-    record: &'a ViewRecord,
+/// Adds field 3 of a `SyncAuthorizedEntriesResponse`.
+fn finish(mut message: Vec<u8>, more: bool) -> Encoded {
+    if more {
+        prost::encoding::bool::encode(3, &true, &mut message);
+    }
+    Encoded(message)
 }
 
-impl Field for RevisionField<'_> {
-    fn write(&self, buffer: &mut impl BufMut) {
-        put_head(1, self.len, buffer);
-        put_text(1, self.record.id.as_bytes(), buffer);
-        put_number(2, self.record.revision, buffer);
-        put_number(3, self.record.created_at.unix(), buffer);
-    }
-}
-
-/// Appends fields. A connection's buffer checks its room at each of the dozen pieces of a field, which costs more than the
-/// pieces; so they are put together first.
-struct Pen<'a, B> {
-    buffer: &'a mut B,
-    sheet: [u8; 4096],
-    written: usize,
-}
-
-impl<'a, B: BufMut> Pen<'a, B> {
-    fn new(buffer: &'a mut B) -> Self {
-        Self { buffer, sheet: [0; 4096], written: 0 }
-    }
-
-    /// Appends a field of `len` octets.
-    fn write(&mut self, len: usize, field: &impl Field) {
-        if len > self.sheet.len() - self.written {
-            self.turn();
-        }
-        match self.sheet.get_mut(self.written..self.written + len) {
-            Some(mut place) => {
-                field.write(&mut place);
-                self.written += len;
-            }
-            None => field.write(self.buffer),
-        }
-    }
-
-    fn turn(&mut self) {
-        self.buffer.put_slice(&self.sheet[..self.written]);
-        self.written = 0;
-    }
-
-    fn finish(mut self) {
-        self.turn();
-    }
-}
-
-/// An answer with entries: `GetAuthorizedEntriesResponse`, whose field 1 they are, or
-/// `SyncAuthorizedEntriesResponse`, whose field 2.
-pub(super) struct EntriesReply {
-    tag: u32,
+/// All entries of an agent in one answer, made when the connection takes it: one that is not read keeps nothing.
+pub(super) struct AuthorizedEntries {
+    call: Arc<Call>,
+    caller: AgentCaller,
     shown: Shown,
-    records: Vec<Arc<ViewRecord>>,
-    more: bool,
 }
 
-impl Reply for EntriesReply {
+impl Reply for AuthorizedEntries {
     fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        self.shown.write_all(self.tag, &self.records, buffer);
-        if self.more {
-            prost::encoding::bool::encode(3, &true, buffer);
-        }
-        Ok(())
-    }
-}
-
-/// An answer with revisions: some of the records as field 1 of a `SyncAuthorizedEntriesResponse`.
-pub(super) struct RevisionsReply {
-    records: Arc<[Arc<ViewRecord>]>,
-    page: Range<usize>,
-    more: bool,
-}
-
-impl Reply for RevisionsReply {
-    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let page = self.records.get(self.page).unwrap_or_default();
-        buffer.reserve(page.len() * REVISION_LEN);
-        let mut pen = Pen::new(buffer);
-        for record in page {
-            let id = record.id.as_bytes();
-            let len = key_len(1)
-                + encoded_len_varint(id.len() as u64)
-                + id.len()
-                + number_len(2, record.revision)
-                + number_len(3, record.created_at.unix());
-            let whole = key_len(1) + encoded_len_varint(len as u64) + len;
-            pen.write(whole, &RevisionField { len, record });
-        }
-        pen.finish();
-        if self.more {
-            prost::encoding::bool::encode(3, &true, buffer);
-        }
-        Ok(())
-    }
-}
-
-/// An answer of `SyncAuthorizedEntries`.
-pub(super) enum SyncReply {
-    Revisions(RevisionsReply),
-    Entries(EntriesReply),
-}
-
-impl Reply for SyncReply {
-    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        match self {
-            Self::Revisions(message) => message.write(buffer),
-            Self::Entries(entries) => entries.write(buffer),
-        }
+        let view = self.call.api.deps.live.view();
+        self.shown.entries(1, &authorized(&view, &self.caller), false).write(buffer)
     }
 }
 
@@ -217,23 +139,23 @@ pub(super) async fn authorized_entries(
     call: Arc<Call>,
     caller: AgentCaller,
     request: wire::GetAuthorizedEntriesRequest,
-) -> Result<EntriesReply, Status> {
-    let records = authorized(&call, &caller);
+) -> Result<AuthorizedEntries, Status> {
     call.audit.success();
-    Ok(EntriesReply { tag: 1, shown: Shown::by(request.output_mask), records, more: false })
+    Ok(AuthorizedEntries { call, caller, shown: Shown::by(request.output_mask) })
 }
 
 pub(super) async fn sync_authorized_entries(
     call: Arc<Call>,
     caller: AgentCaller,
     requests: Streaming<SyncRequest>,
-) -> Result<Replies<SyncReply>, Status> {
+) -> Result<Replies<Encoded>, Status> {
     let (replies, receiver) = mpsc::channel(AHEAD);
-    let session = call.api.session(&caller);
+    let session = call.api.session(&caller)?;
     let serve = async move {
         let served = tokio::select! {
             served = serve_sync(&call, &caller, requests, &replies) => served,
             status = session.ended() => Err(status),
+            () = tokio::time::sleep(EXCHANGE_MAX) => Err(Status::deadline_exceeded("the exchange took too long")),
             () = replies.closed() => return,
         };
         match served {
@@ -249,7 +171,7 @@ pub(super) async fn sync_authorized_entries(
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-type Replying = mpsc::Sender<Result<SyncReply, Status>>;
+type Replying = mpsc::Sender<Result<Encoded, Status>>;
 
 /// A few entries are sent at once; of many, first the revisions and then those that the agent asks for.
 async fn serve_sync(
@@ -266,17 +188,15 @@ async fn serve_sync(
         return Err(Status::invalid_argument("revision number cannot be masked"));
     }
     let shown = Shown::by(first.output_mask);
-    let entries =
-        |records, more| SyncReply::Entries(EntriesReply { tag: 2, shown: shown.clone(), records, more });
-    let records = authorized(call, caller);
+    let view = call.api.deps.live.snapshot();
+    let records = authorized(&view, caller);
     if records.len() <= PAGE {
-        return send(replies, entries(records, false)).await;
+        return send(replies, || shown.entries(2, &records, false)).await;
     }
-    let records: Arc<[Arc<ViewRecord>]> = records.into();
-    for start in (0..records.len()).step_by(PAGE) {
-        let page = start..records.len().min(start + PAGE);
-        let more = page.end < records.len();
-        send(replies, SyncReply::Revisions(RevisionsReply { records: records.clone(), page, more })).await?;
+    let mut sent = 0;
+    for page in records.chunks(PAGE) {
+        sent += page.len();
+        send(replies, || revisions(page, sent < records.len())).await?;
     }
     let mut found = Found::new(&records);
     while let Some(request) = requests.message().await.or_else(gone)? {
@@ -284,29 +204,30 @@ async fn serve_sync(
         for id in request.ids.iter() {
             let Some(record) = found.by_id(id) else { continue };
             if page.len() == PAGE {
-                send(replies, entries(std::mem::take(&mut page), true)).await?;
+                send(replies, || shown.entries(2, &page, true)).await?;
+                page.clear();
             }
-            page.push(record.clone());
+            page.push(record);
         }
-        send(replies, entries(page, false)).await?;
+        send(replies, || shown.entries(2, &page, false)).await?;
     }
     Ok(())
 }
 
 /// Finds records by id. Agents ask in the order in which they were told, so the next is nearly always the right one.
 struct Found<'a> {
-    records: &'a [Arc<ViewRecord>],
+    records: &'a [&'a ViewRecord],
     next: usize,
-    /// All of them, from the first time that an agent asks in another order.
+    /// Where each is, from the first time that an agent asks in another order.
     places: Option<HashMap<&'a str, usize>>,
 }
 
 impl<'a> Found<'a> {
-    fn new(records: &'a [Arc<ViewRecord>]) -> Self {
+    fn new(records: &'a [&'a ViewRecord]) -> Self {
         Self { records, next: 0, places: None }
     }
 
-    fn by_id(&mut self, id: &str) -> Option<&'a Arc<ViewRecord>> {
+    fn by_id(&mut self, id: &str) -> Option<&'a ViewRecord> {
         if let Some(record) = self.records.get(self.next)
             && record.id.as_bytes() == id.as_bytes()
         {
@@ -317,7 +238,7 @@ impl<'a> Found<'a> {
         let places = self.places.get_or_insert_with(|| all.map(|(n, r)| (r.id.as_str(), n)).collect());
         let place = *places.get(id)?;
         self.next = place + 1;
-        self.records.get(place)
+        self.records.get(place).copied()
     }
 }
 
@@ -326,12 +247,15 @@ fn gone(status: Status) -> Result<Option<SyncRequest>, Status> {
     if status.code() == Code::Cancelled { Ok(None) } else { Err(status) }
 }
 
-async fn send(replies: &Replying, reply: SyncReply) -> Result<(), Status> {
-    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the agent went away"))
+/// Makes a message once there is a place for it.
+async fn send(replies: &Replying, encode: impl FnOnce() -> Encoded) -> Result<(), Status> {
+    let place = replies.reserve().await.map_err(|_| Status::cancelled("the agent went away"))?;
+    place.send(Ok(encode()));
+    Ok(())
 }
 
-fn authorized(call: &Call, caller: &AgentCaller) -> Vec<Arc<ViewRecord>> {
+fn authorized<'a>(view: &'a View, caller: &AgentCaller) -> Vec<&'a ViewRecord> {
     let mut records = Vec::new();
-    call.api.deps.live.view().visit_authorized(caller.id(), |record| records.push(record.clone()));
+    view.visit_authorized(caller.id(), |record| records.push(&**record));
     records
 }
