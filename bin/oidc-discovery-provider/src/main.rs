@@ -7,8 +7,8 @@ use spire_compat::config::ConfigError;
 use spire_oidc::command::Command;
 use spire_oidc::config::OidcConfig;
 use spire_oidc::provider;
+use spire_telemetry::LogHandle;
 use spire_telemetry::daemon::{self, print};
-use spire_telemetry::{LogConfig, LogHandle};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -40,7 +40,7 @@ fn run(path: &str, expand_env: bool) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let log = match spire_telemetry::init(LogConfig::from(&config.log)) {
+    let log = match spire_telemetry::init(config.log.clone()) {
         Ok(log) => log,
         Err(error) => {
             print(&error.to_string());

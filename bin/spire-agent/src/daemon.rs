@@ -12,7 +12,7 @@ use spire_net::uds::UnixEndpoint;
 use spire_ports::observe::HealthChecks;
 use spire_telemetry::daemon::{self, ReloadRequests, print};
 use spire_telemetry::metrics::{OwnTls, Telemetry, TelemetryError, TelemetryOptions};
-use spire_telemetry::{LogConfig, LogHandle, heap, profiling};
+use spire_telemetry::{LogHandle, LogSettings, heap, profiling};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,7 @@ pub(crate) fn run(flags: &AgentFlags) -> i32 {
             return 1;
         }
     };
-    let log = match spire_telemetry::init(LogConfig::from(&config.log)) {
+    let log = match spire_telemetry::init(config.log.clone()) {
         Ok(log) => log,
         Err(error) => {
             print(&format!("could not start logger: {error}"));
@@ -102,7 +102,7 @@ pub(crate) fn run(flags: &AgentFlags) -> i32 {
 /// Logs what a refused configuration asks to be logged before its error is shown.
 pub(crate) fn log_refusal(error: &ConfigError) {
     // The configured log is not known; the default one takes it.
-    if spire_telemetry::init(LogConfig::default()).is_ok() {
+    if spire_telemetry::init(LogSettings::default()).is_ok() {
         spire_telemetry::log_refusal(error);
     }
 }

@@ -10,13 +10,12 @@ use spire_oidc::config::Serving;
 use spire_policy::RegoPolicy;
 use spire_ports::observe::HealthChecks;
 use spire_ports::policy::Policy;
-use spire_server::api::LogControl;
 use spire_server::config::{PolicyFiles, ServerConfig, ServerFlags};
 use spire_server::runtime::{self, Assembly, OidcParts, OpenOidc, OpenedStore, Operations, Reload};
 use spire_store::{SqlConfig, SqlStore};
 use spire_telemetry::daemon::{self, ReloadRequests, print};
 use spire_telemetry::metrics::{OwnTls, Telemetry, TelemetryError, TelemetryOptions};
-use spire_telemetry::{Level, LogConfig, LogHandle, LogLevel, heap, profiling};
+use spire_telemetry::{LogHandle, LogSettings, heap, profiling};
 use tokio_util::sync::CancellationToken;
 
 /// The version that tools are told, with our own beside it.
@@ -45,7 +44,7 @@ pub(crate) fn run(flags: &ServerFlags) -> i32 {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
-    let log = match spire_telemetry::init(LogConfig::from(&config.log)) {
+    let log = match spire_telemetry::init(config.log.clone()) {
         Ok(log) => log,
         Err(error) => {
             print(&format!("could not start logger: {error}"));
@@ -93,7 +92,7 @@ fn open_oidc(serving: Serving) -> OpenOidc {
 /// Prints why a configuration is refused: the reference's line, then what we know more.
 fn refuse(error: &ConfigError) -> i32 {
     // The configured log is not known; the default one takes what comes before the error.
-    if spire_telemetry::init(LogConfig::default()).is_ok() {
+    if spire_telemetry::init(LogSettings::default()).is_ok() {
         spire_telemetry::log_refusal(error);
     }
     print(&error.to_string());
@@ -126,8 +125,7 @@ async fn serve(config: ServerConfig, flags: ServerFlags, log: LogHandle, oidc: O
         catalog: spire_plugins_builtins::server(),
         external: Some(spire_plugin_host::external_plugins()),
         metrics: telemetry.clone(),
-        launch_log_level: log.level.launch().as_str().to_owned(),
-        log: Arc::new(Log(log.level.clone())),
+        log: Arc::new(log.level.clone()),
         version: VERSION.to_owned(),
         health: health.clone(),
         operations,
@@ -213,36 +211,4 @@ async fn open_store(plugin: PluginConfig) -> Result<OpenedStore, String> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(format!("opening the datastore: {error}")),
     }
-}
-
-/// The log's level for the API, in logrus' numbers.
-struct Log(LogLevel);
-
-impl LogControl for Log {
-    fn current(&self) -> u8 {
-        number(self.0.current())
-    }
-
-    fn launch(&self) -> u8 {
-        number(self.0.launch())
-    }
-
-    fn set(&self, level: u8) {
-        self.0.set(level_of(level));
-    }
-
-    fn configure(&self, level: u8) {
-        self.0.relaunch(level_of(level));
-    }
-}
-
-fn level_of(number: u8) -> Level {
-    LEVELS.get(usize::from(number)).copied().unwrap_or(Level::Trace)
-}
-
-const LEVELS: [Level; 7] =
-    [Level::Panic, Level::Fatal, Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
-
-fn number(level: Level) -> u8 {
-    LEVELS.iter().position(|l| *l == level).and_then(|n| u8::try_from(n).ok()).unwrap_or(6)
 }

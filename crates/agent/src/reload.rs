@@ -67,7 +67,7 @@ impl Running {
         let mut done = Reloaded { needs_restart: needs_restart(&self.config, &new), ..Reloaded::default() };
         let changed = &mut done.changed;
         if self.config.log.level != new.log.level {
-            reload.log.relaunch(new.log.level.into());
+            reload.log.relaunch(new.log.level);
             changed.push(format!("agent.log_level = {}", new.log.level.as_str()));
         }
         if self.config.ratelimit != new.ratelimit {

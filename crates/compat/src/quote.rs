@@ -1,66 +1,65 @@
-//! Imitates Go's `strconv.Quote`, which `%q` and many error texts use.
-
-use std::fmt::Write as _;
+//! Imitates Go's `strconv.Quote`, which `%q`, logs and many error texts use.
 
 /// `text` as a Go string literal in double quotes: `\n` and its kin by letter, other unprintable characters
 /// as `\x01`, `\u200b` or `\U000e0001`, everything printable as it is.
 pub fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        push_escaped(&mut out, c);
-    }
-    out.push('"');
-    out
+    quote_bytes(text.as_bytes())
 }
 
 /// Like [`quote`] for bytes that may not be UTF-8: a stray byte becomes `\xff`.
 pub fn quote_bytes(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() + 2);
-    out.push('"');
+    let mut out = Vec::with_capacity(bytes.len() + 2);
+    out.push(b'"');
     for chunk in bytes.utf8_chunks() {
-        chunk.valid().chars().for_each(|c| push_escaped(&mut out, c));
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
+        chunk.valid().chars().for_each(|ch| push_escaped(&mut out, ch));
+        chunk.invalid().iter().for_each(|byte| push_hex(&mut out, "\\x", u32::from(*byte), 2));
     }
-    out.push('"');
-    out
+    out.push(b'"');
+    // Nothing else was put there.
+    String::from_utf8(out).unwrap_or_default()
 }
 
-fn push_escaped(out: &mut String, c: char) {
-    let letter = match c {
-        '"' | '\\' => Some(c),
-        '\u{7}' => Some('a'),
-        '\u{8}' => Some('b'),
-        '\u{c}' => Some('f'),
-        '\n' => Some('n'),
-        '\r' => Some('r'),
-        '\t' => Some('t'),
-        '\u{b}' => Some('v'),
-        _ => None,
-    };
-    // Writing to a String cannot fail.
-    let _ = match letter {
-        Some(letter) => write!(out, "\\{letter}"),
-        None if is_printable(c) => write!(out, "{c}"),
-        None if u32::from(c) < 0x80 => write!(out, "\\x{:02x}", u32::from(c)),
-        None if u32::from(c) < 0x1_0000 => write!(out, "\\u{:04x}", u32::from(c)),
-        None => write!(out, "\\U{:08x}", u32::from(c)),
-    };
+/// Appends what [`quote`] gives, for log lines.
+pub fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    text.chars().for_each(|ch| push_escaped(out, ch));
+    out.push(b'"');
 }
 
-/// Go prints letters, marks, numbers, punctuation, symbols and the ASCII space; Rust's debug form draws the
-/// same line, but for combining marks only behind another character.
-fn is_printable(c: char) -> bool {
-    if c.is_ascii() {
-        return c == ' ' || c.is_ascii_graphic();
+fn push_escaped(out: &mut Vec<u8>, ch: char) {
+    match ch {
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        ' '..='~' => out.push(ch as u8),
+        '\x07' => out.extend_from_slice(b"\\a"),
+        '\x08' => out.extend_from_slice(b"\\b"),
+        '\x0c' => out.extend_from_slice(b"\\f"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        '\x0b' => out.extend_from_slice(b"\\v"),
+        '\0'..='\x7f' => push_hex(out, "\\x", ch as u32, 2),
+        _ if is_printable(ch) => out.extend_from_slice(ch.encode_utf8(&mut [0; 4]).as_bytes()),
+        '\u{80}'..='\u{ffff}' => push_hex(out, "\\u", ch as u32, 4),
+        _ => push_hex(out, "\\U", ch as u32, 8),
     }
-    let mut buffer = [0u8; 5];
-    buffer[0] = b'a';
-    let length = c.encode_utf8(&mut buffer[1..]).len();
-    let text = std::str::from_utf8(&buffer[..=length]).unwrap_or_default();
-    text.escape_debug().eq(text.chars())
+}
+
+/// Appends a prefix and a number in so many hexadecimal digits.
+pub fn push_hex(out: &mut Vec<u8>, prefix: &str, value: u32, digits: u32) {
+    out.extend_from_slice(prefix.as_bytes());
+    for place in (0..digits).rev() {
+        let digit = (value >> (place * 4)) & 0xf;
+        out.push(b"0123456789abcdef"[digit as usize]);
+    }
+}
+
+/// Go's `unicode.IsPrint` beyond ASCII: letters, marks, numbers, punctuation and symbols. Rust's debug form draws the same
+/// line, but for combining marks only behind another character.
+fn is_printable(ch: char) -> bool {
+    let mut buffer = [b'a'; 5];
+    let length = ch.encode_utf8(&mut buffer[1..]).len();
+    std::str::from_utf8(&buffer[..=length]).is_ok_and(|text| text.escape_debug().count() == 2)
 }
 
 #[cfg(test)]
@@ -80,9 +79,21 @@ mod tests {
             ("\u{e0001}\u{10ffff}", r#""\U000e0001\U0010ffff""#),
             ("e\u{301}\u{301}", "\"e\u{301}\u{301}\""),
             ("😀", "\"😀\""),
+            (
+                "é\u{a0}\0\x7f\u{200b}\u{1F600}\\\t\n\r\x07\u{2028}<&>",
+                "\"é\\u00a0\\x00\\x7f\\u200b\u{1F600}\\\\\\t\\n\\r\\a\\u2028<&>\"",
+            ),
+            (
+                "\u{ad}\u{378}\u{3000}\u{fffd}\u{feff}\u{e000}",
+                "\"\\u00ad\\u0378\\u3000\u{fffd}\\ufeff\\ue000\"",
+            ),
+            ("\u{10ffff}\u{d7ff}\u{301}", "\"\\U0010ffff\\ud7ff\u{301}\""),
         ];
         for (text, expected) in cases {
             assert_eq!(quote(text), expected, "{text:?}");
+            let mut out = Vec::new();
+            push_quoted(&mut out, text);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
         assert_eq!(quote_bytes(b"a\xffb\xe2\x82"), r#""a\xffb\xe2\x82""#);
     }

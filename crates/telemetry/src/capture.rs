@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use spire_compat::config::{Level, LogFormat};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::event::Entry;
-use crate::format::{Formatter, LogFormat};
+use crate::format::Formatter;
 use crate::layer::LogLayer;
-use crate::level::{Level, LogLevel};
+use crate::level::LogLevel;
 use crate::sink::Sink;
 use crate::zone::Zone;
 

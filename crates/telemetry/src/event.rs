@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::SystemTime;
 
+use spire_compat::config::Level;
 use spire_ports::observe::{Logged, Scalar};
 use tracing::field::{Field, Visit};
-
-use crate::level::Level;
 
 /// A field's name: fixed at its call site, or one of [`Logged::Fields`].
 pub(crate) type Name = Cow<'static, str>;

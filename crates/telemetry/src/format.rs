@@ -3,49 +3,16 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use spire_compat::config::{Level, LogFormat};
+use spire_compat::duration::GoDuration;
+use spire_compat::quote::push_quoted;
 use spire_ports::observe::Logged;
 
 use crate::event::{Entry, Value};
 use crate::gotext;
-use crate::level::Level;
 use crate::zone::Zone;
-
-/// The configuration's `log_format`, in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Nothing set: text, times in whole seconds.
-    #[default]
-    Default,
-    /// `text`: text, times with a fraction.
-    Text,
-    /// `json`: one object a line, times with a fraction.
-    Json,
-}
-
-/// A text that names no format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown logger format: {0}")]
-pub struct FormatError(String);
-
-impl FromStr for LogFormat {
-    type Err = FormatError;
-
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        match text.to_uppercase().as_str() {
-            "" => Ok(Self::Default),
-            "TEXT" => Ok(Self::Text),
-            "JSON" => Ok(Self::Json),
-            _ => {
-                let mut quoted = Vec::new();
-                gotext::quote(&mut quoted, text);
-                Err(FormatError(String::from_utf8_lossy(&quoted).into_owned()))
-            }
-        }
-    }
-}
 
 /// Prints entries in one form.
 #[derive(Debug)]
@@ -181,7 +148,7 @@ impl Value {
             Self::Float(number) => gotext::float(*number),
             Self::Bool(truth) => truth.to_string(),
             Self::Special(Logged::Time(seconds)) => Zone::utc().go_string(*seconds),
-            Self::Special(Logged::Duration(duration)) => gotext::duration(*duration),
+            Self::Special(Logged::Duration(duration)) => GoDuration::from(*duration).to_string(),
             Self::Special(special) => special.to_string(),
         }
     }
@@ -195,7 +162,7 @@ fn append_text(out: &mut Vec<u8>, text: &str) {
     if text.bytes().all(bare) {
         out.extend_from_slice(text.as_bytes());
     } else {
-        gotext::quote(out, text);
+        push_quoted(out, text);
     }
 }
 

@@ -149,16 +149,3 @@ fn times_as_fields_are_local() {
         )
     );
 }
-
-#[test]
-fn formats_are_named_in_any_case() {
-    for (name, expected) in [
-        ("", LogFormat::Default),
-        ("text", LogFormat::Text),
-        ("TEXT", LogFormat::Text),
-        ("Json", LogFormat::Json),
-    ] {
-        assert_eq!(name.parse(), Ok(expected));
-    }
-    assert_eq!("xml".parse::<LogFormat>().unwrap_err().to_string(), r#"unknown logger format: "xml""#);
-}

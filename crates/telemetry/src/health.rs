@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use spire_compat::errno::errno_text;
 use spire_ports::observe::{Details, HealthChecks, HealthState};
 use tracing::Instrument as _;
 
@@ -104,7 +105,7 @@ impl HealthServer {
                 let address = self.config.address();
                 tracing::info!(address, "Serving health checks");
                 if let Err(error) = health_http::listen(self.clone(), &address).await {
-                    tracing::warn!(error = %crate::gotext::io_error(&error), "Error serving health checks");
+                    tracing::warn!(error = %errno_text(&error), "Error serving health checks");
                 }
             }
         };

@@ -1,6 +1,6 @@
 //! The `tracing` layer: which events are printed, and which fields their spans lend them.
 
-use spire_ports::observe::field;
+use spire_compat::config::Level;
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use crate::event::{Entry, Fields, Name, Value};
 use crate::format::Formatter;
-use crate::level::{Level, LogLevel};
+use crate::level::{LogLevel, filter, level_of};
 use crate::sink::Sink;
 
 /// Prints events. Our own follow the level; those of other people's crates are printed from `warn` on only.
@@ -40,9 +40,9 @@ impl LogLayer {
         let ours = is_ours(metadata.target());
         if metadata.is_span() {
             // Context belongs to lines of every level, as logrus' fields do; so spans do not follow the level.
-            return ours && *metadata.level() <= current.filter().max(LevelFilter::INFO);
+            return ours && *metadata.level() <= filter(current).max(LevelFilter::INFO);
         }
-        Level::of(metadata) <= if ours { current } else { current.min(Level::Warn) }
+        level_of(metadata) <= if ours { current } else { current.min(Level::Warn) }
     }
 }
 
@@ -59,7 +59,7 @@ where
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level.current().filter().max(LevelFilter::INFO))
+        Some(filter(self.level.current()).max(LevelFilter::INFO))
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -97,7 +97,7 @@ where
             add_source(&mut fields, metadata);
         }
         let entry = Entry {
-            level: Level::of(metadata),
+            level: level_of(metadata),
             at: SystemTime::now(),
             message: fields.message.take().unwrap_or_default(),
             fields: fields.into_sorted(),
@@ -112,10 +112,10 @@ fn add_source(fields: &mut Fields, metadata: &Metadata<'_>) {
     if let Some(file) = metadata.file() {
         let name = file.rsplit('/').next().unwrap_or(file);
         let line = metadata.line().unwrap_or(0);
-        fields.list.push((field::FILE.into(), Value::Text(format!("{name}:{line}"))));
+        fields.list.push(("file".into(), Value::Text(format!("{name}:{line}"))));
     }
     let module = metadata.module_path().unwrap_or_else(|| metadata.target());
-    fields.list.push((field::FUNC.into(), Value::Text(module.to_owned())));
+    fields.list.push(("func".into(), Value::Text(module.to_owned())));
 }
 
 /// Our crates and binaries; any other target is a library's.

@@ -1,119 +1,36 @@
-//! Log levels as logrus has them, and the level that can change while the process runs.
+//! Levels of `tracing` as logrus has them, and the level that can change while the process runs.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use spire_compat::config::Level;
 use spire_ports::observe::{FATAL, PANIC};
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 
-use crate::gotext;
-
-/// A logrus level; a smaller one is more severe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Level {
-    /// Events whose target is [`PANIC`].
-    Panic,
-    /// Events whose target is [`FATAL`].
-    Fatal,
-    /// `tracing::error!`.
-    Error,
-    /// `tracing::warn!`; prints as `warning`.
-    Warn,
-    /// `tracing::info!`.
-    Info,
-    /// `tracing::debug!`.
-    Debug,
-    /// `tracing::trace!`.
-    Trace,
-}
-
-/// A text that names no level.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a valid logrus Level: {0}")]
-pub struct LevelError(String);
-
-impl Level {
-    /// The level of a `tracing` event.
-    pub fn of(metadata: &Metadata<'_>) -> Self {
-        match *metadata.level() {
-            tracing::Level::ERROR => match metadata.target() {
-                PANIC => Self::Panic,
-                FATAL => Self::Fatal,
-                _ => Self::Error,
-            },
-            tracing::Level::WARN => Self::Warn,
-            tracing::Level::INFO => Self::Info,
-            tracing::Level::DEBUG => Self::Debug,
-            tracing::Level::TRACE => Self::Trace,
-        }
-    }
-
-    /// The name as logrus prints it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Panic => "panic",
-            Self::Fatal => "fatal",
-            Self::Error => "error",
-            Self::Warn => "warning",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-
-    /// What `tracing` has to let through for this level, before our own finer look.
-    pub(crate) fn filter(self) -> LevelFilter {
-        match self {
-            Self::Panic | Self::Fatal | Self::Error => LevelFilter::ERROR,
-            Self::Warn => LevelFilter::WARN,
-            Self::Info => LevelFilter::INFO,
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Trace => LevelFilter::TRACE,
-        }
-    }
-
-    fn from_repr(value: u8) -> Self {
-        match value {
-            0 => Self::Panic,
-            1 => Self::Fatal,
-            2 => Self::Error,
-            3 => Self::Warn,
-            4 => Self::Info,
-            5 => Self::Debug,
-            _ => Self::Trace,
-        }
+/// The level of a `tracing` event: errors whose target is [`PANIC`] or [`FATAL`] are of those levels.
+pub(crate) fn level_of(metadata: &Metadata<'_>) -> Level {
+    match *metadata.level() {
+        tracing::Level::ERROR => match metadata.target() {
+            PANIC => Level::Panic,
+            FATAL => Level::Fatal,
+            _ => Level::Error,
+        },
+        tracing::Level::WARN => Level::Warn,
+        tracing::Level::INFO => Level::Info,
+        tracing::Level::DEBUG => Level::Debug,
+        tracing::Level::TRACE => Level::Trace,
     }
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Reads a level's name in any case; `warning` is `warn` (logrus `ParseLevel`).
-impl FromStr for Level {
-    type Err = LevelError;
-
-    fn from_str(text: &str) -> Result<Self, LevelError> {
-        Ok(match text.to_lowercase().as_str() {
-            "panic" => Self::Panic,
-            "fatal" => Self::Fatal,
-            "error" => Self::Error,
-            "warn" | "warning" => Self::Warn,
-            "info" => Self::Info,
-            "debug" => Self::Debug,
-            "trace" => Self::Trace,
-            _ => {
-                let mut quoted = Vec::new();
-                gotext::quote(&mut quoted, text);
-                return Err(LevelError(String::from_utf8_lossy(&quoted).into_owned()));
-            }
-        })
+/// What `tracing` has to let through for a level, before our own finer look.
+pub(crate) fn filter(level: Level) -> LevelFilter {
+    match level {
+        Level::Panic | Level::Fatal | Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
     }
 }
 
@@ -133,12 +50,12 @@ impl LogLevel {
 
     /// The level in force now.
     pub fn current(&self) -> Level {
-        Level::from_repr(self.current.load(Ordering::Relaxed))
+        Level::from_number(self.current.load(Ordering::Relaxed))
     }
 
     /// The level of the configuration: that with which the process was started, or that of the last reload.
     pub fn launch(&self) -> Level {
-        Level::from_repr(self.launch.load(Ordering::Relaxed))
+        Level::from_number(self.launch.load(Ordering::Relaxed))
     }
 
     /// Takes the level of a reloaded configuration.
@@ -157,36 +74,5 @@ impl LogLevel {
     /// Back to the level of the configuration.
     pub fn reset(&self) {
         self.set(self.launch());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parsed_as_logrus_does() {
-        for (text, expected, printed) in [
-            ("panic", Level::Panic, "panic"),
-            ("FATAL", Level::Fatal, "fatal"),
-            ("Error", Level::Error, "error"),
-            ("warn", Level::Warn, "warning"),
-            ("WARNING", Level::Warn, "warning"),
-            ("INFO", Level::Info, "info"),
-            ("debug", Level::Debug, "debug"),
-            ("tRaCe", Level::Trace, "trace"),
-        ] {
-            let level: Level = text.parse().unwrap();
-            assert_eq!((level, level.to_string().as_str()), (expected, printed));
-            assert_eq!(Level::from_repr(level as u8), level);
-        }
-    }
-
-    #[test]
-    fn refused_in_logrus_words() {
-        let error = |text: &str| text.parse::<Level>().unwrap_err().to_string();
-        assert_eq!(error("bo\"gus"), r#"not a valid logrus Level: "bo\"gus""#);
-        assert_eq!(error(""), r#"not a valid logrus Level: """#);
-        assert_eq!(error(" info"), r#"not a valid logrus Level: " info""#);
     }
 }

@@ -25,43 +25,22 @@ mod zone;
 
 use std::borrow::Cow;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 
 pub use capture::{Capture, Captured};
-pub use format::{FormatError, LogFormat};
 pub use inmem::{InMem, Series};
-pub use level::{Level, LevelError, LogLevel};
+pub use level::LogLevel;
 pub use sink::{ReopenError, ReopenHandle};
+pub use spire_compat::config::{Level, LogFormat, LogSettings};
 pub use startup::{log_notices, log_refusal};
 
 use format::Formatter;
 use layer::LogLayer;
 use sink::{Output, Sink};
 use zone::Zone;
-
-/// How a process logs: `log_level`, `log_format`, `log_file` and `log_source_location` of its configuration.
-#[derive(Clone, Debug)]
-pub struct LogConfig {
-    /// The level at the start.
-    pub level: Level,
-    /// The form of the lines.
-    pub format: LogFormat,
-    /// The file that lines are appended to; `None` or an empty path is the standard output.
-    pub file: Option<PathBuf>,
-    /// Adds `file` (name and line) and `func` (the module) to each line.
-    pub source_location: bool,
-}
-
-impl Default for LogConfig {
-    /// What the reference does when nothing is set: level info, text, standard output.
-    fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Default, file: None, source_location: false }
-    }
-}
 
 /// What a running log can be told.
 #[derive(Clone, Debug)]
@@ -89,7 +68,7 @@ pub enum InitError {
 }
 
 /// Starts the process's log. Called once, early, by the binary; the time zone (`TZ`) is read here.
-pub fn init(config: LogConfig) -> Result<LogHandle, InitError> {
+pub fn init(config: LogSettings) -> Result<LogHandle, InitError> {
     let (layer, handle) = open(config)?;
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::Already)?;
@@ -98,13 +77,13 @@ pub fn init(config: LogConfig) -> Result<LogHandle, InitError> {
 
 /// The log as a subscriber that is not yet the process's, for a scope (`tracing::subscriber::with_default`).
 pub fn subscriber(
-    config: LogConfig,
+    config: LogSettings,
 ) -> Result<(impl tracing::Subscriber + Send + Sync + use<>, LogHandle), InitError> {
     let (layer, handle) = open(config)?;
     Ok((tracing_subscriber::registry().with(layer), handle))
 }
 
-fn open(config: LogConfig) -> Result<(LogLayer, LogHandle), InitError> {
+fn open(config: LogSettings) -> Result<(LogLayer, LogHandle), InitError> {
     let file = config.file.filter(|path| !path.as_os_str().is_empty());
     let terminal = file.is_none() && std::io::stdout().is_terminal();
     let (output, reopen) = match file {

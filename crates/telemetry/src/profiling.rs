@@ -16,13 +16,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http_body_util::Full;
 use hyper::{Response, StatusCode};
 use spire_compat::config::Profiling;
+use spire_compat::errno::errno_text;
 use spire_compat::gotime;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{gotext, http};
+use crate::http;
 
 /// Says how the heap is used; `None` where the allocator cannot say.
 pub type HeapReport = fn() -> Option<String>;
@@ -52,7 +53,7 @@ pub async fn run(config: Profiling, tag: &'static str, heap: HeapReport, stop: C
         if config.port > 0
             && let Err(error) = profiler.clone().serve(config.port).await
         {
-            tracing::warn!(error = %gotext::io_error(&error), "Unable to serve profiling server");
+            tracing::warn!(error = %errno_text(&error), "Unable to serve profiling server");
         }
     };
     let writing = async {
@@ -185,7 +186,7 @@ impl Profiler {
             }
             for (path, content) in files {
                 if let Err(error) = save(&path, &content).await {
-                    let (error, path) = (gotext::io_error(&error), path.display());
+                    let (error, path) = (errno_text(&error), path.display());
                     tracing::warn!(error, path = %path, "Could not write a profile");
                 }
             }

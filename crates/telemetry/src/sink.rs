@@ -9,13 +9,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use spire_compat::errno::errno_text;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::InitError;
 use crate::capture::Memory;
 use crate::event::Entry;
 use crate::format::Formatter;
-use crate::gotext;
 
 /// Takes lines.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Output {
     pub(crate) fn file(path: PathBuf) -> Result<Self, InitError> {
         let file = open(&path).map_err(|error| InitError::Open {
             path: path.display().to_string(),
-            reason: gotext::io_error(&error),
+            reason: errno_text(&error),
         })?;
         Ok(Self::File { path, file: Mutex::new(file) })
     }
@@ -72,10 +72,8 @@ impl Output {
 
     fn reopen(&self) -> Result<(), ReopenError> {
         let Self::File { path, file } = self else { return Ok(()) };
-        let new = open(path).map_err(|error| ReopenError {
-            path: path.display().to_string(),
-            reason: gotext::io_error(&error),
-        })?;
+        let new = open(path)
+            .map_err(|error| ReopenError { path: path.display().to_string(), reason: errno_text(&error) })?;
         let old = std::mem::replace(&mut *file.lock(), new);
         drop(old); // closed outside of the lock
         Ok(())

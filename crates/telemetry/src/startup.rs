@@ -1,38 +1,6 @@
 //! From a configuration file to the log: what both daemons do before anything else.
 
-use spire_compat::config::{ConfigError, LogFormat as FileFormat, LogLevel as FileLevel, LogSettings};
-use spire_compat::config::{Notice, Severity, UnknownKeys};
-
-use crate::{Level, LogConfig, LogFormat};
-
-impl From<FileLevel> for Level {
-    fn from(level: FileLevel) -> Self {
-        match level {
-            FileLevel::Panic => Self::Panic,
-            FileLevel::Fatal => Self::Fatal,
-            FileLevel::Error => Self::Error,
-            FileLevel::Warn => Self::Warn,
-            FileLevel::Info => Self::Info,
-            FileLevel::Debug => Self::Debug,
-            FileLevel::Trace => Self::Trace,
-        }
-    }
-}
-
-impl From<&LogSettings> for LogConfig {
-    fn from(settings: &LogSettings) -> Self {
-        Self {
-            level: settings.level.into(),
-            format: match settings.format {
-                FileFormat::Default => LogFormat::Default,
-                FileFormat::Text => LogFormat::Text,
-                FileFormat::Json => LogFormat::Json,
-            },
-            file: settings.file.clone(),
-            source_location: settings.source_location,
-        }
-    }
-}
+use spire_compat::config::{ConfigError, Notice, Severity, UnknownKeys};
 
 /// Logs what reading a configuration found, in order.
 pub fn log_notices(notices: &[Notice]) {

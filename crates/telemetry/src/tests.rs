@@ -138,7 +138,7 @@ fn a_file_is_appended_to_and_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.log");
     let moved = folder.path().join("server.log.1");
-    let config = LogConfig { file: Some(path.clone()), format: LogFormat::Json, ..LogConfig::default() };
+    let config = LogSettings { file: Some(path.clone()), format: LogFormat::Json, ..LogSettings::default() };
     let (log, handle) = subscriber(config.clone()).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     with_default(log, || {
@@ -164,14 +164,15 @@ fn a_file_is_appended_to_and_opened_again() {
 fn a_file_that_cannot_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("missing").join("x.log");
-    let config = LogConfig { file: Some(path.clone()), ..LogConfig::default() };
+    let config = LogSettings { file: Some(path.clone()), ..LogSettings::default() };
     let error = subscriber(config).err().unwrap().to_string();
     assert_eq!(error, format!("open {}: no such file or directory", path.display()));
 
     let inside = folder.path().join("logs");
     std::fs::create_dir(&inside).unwrap();
     let path = inside.join("x.log");
-    let (log, handle) = subscriber(LogConfig { file: Some(path.clone()), ..LogConfig::default() }).unwrap();
+    let (log, handle) =
+        subscriber(LogSettings { file: Some(path.clone()), ..LogSettings::default() }).unwrap();
     std::fs::remove_dir_all(&inside).unwrap();
     let error = handle.reopen.unwrap().reopen().unwrap_err().to_string();
     let path = path.display();
@@ -181,7 +182,7 @@ fn a_file_that_cannot_be_opened() {
 
 #[test]
 fn a_full_disk_does_not_matter() {
-    let config = LogConfig { file: Some("/dev/full".into()), ..LogConfig::default() };
+    let config = LogSettings { file: Some("/dev/full".into()), ..LogSettings::default() };
     let (log, _) = subscriber(config).unwrap();
     with_default(log, || tracing::info!("lost"));
 }
@@ -190,7 +191,7 @@ fn a_full_disk_does_not_matter() {
 fn lines_of_many_threads_stay_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.log");
-    let (log, _) = subscriber(LogConfig { file: Some(path.clone()), ..LogConfig::default() }).unwrap();
+    let (log, _) = subscriber(LogSettings { file: Some(path.clone()), ..LogSettings::default() }).unwrap();
     let dispatch = tracing::Dispatch::new(log);
     let long = "x".repeat(10_000);
     std::thread::scope(|scope| {

@@ -50,7 +50,7 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
 
 fn start(options: Options) -> Result<i32> {
     let folder = Folder::open(&options)?;
-    let log = spire_telemetry::LogConfig {
+    let log = spire_telemetry::LogSettings {
         level: options.log_level,
         file: Some(folder.log()),
         ..Default::default()

@@ -11,6 +11,7 @@ use spire_server::api::LogControl;
 use spire_server::config::{ServerConfig, ServerFlags};
 use spire_server::runtime::{self, Assembly, OpenedStore, Operations, RunError};
 use spire_store::{SqlConfig, SqlStore};
+use spire_telemetry::Level;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +55,6 @@ impl Server {
             external: None,
             metrics: Arc::new(NoMetrics),
             log: Arc::new(FixedLevel),
-            launch_log_level: "info".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             health: HealthChecks::new(),
             operations: Operations::default(),
@@ -112,15 +112,15 @@ plugins {{
 struct FixedLevel;
 
 impl LogControl for FixedLevel {
-    fn current(&self) -> u8 {
-        4
+    fn current(&self) -> Level {
+        Level::Info
     }
 
-    fn launch(&self) -> u8 {
-        4
+    fn launch(&self) -> Level {
+        Level::Info
     }
 
-    fn set(&self, _: u8) {
+    fn set(&self, _: Level) {
         tracing::warn!("The log level of spire dev is set by its flag -logLevel");
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's configuration: tables of files and what they resolve to.
 
-use spire_compat::config::{LogLevel, PluginData};
+use spire_compat::config::{Level, PluginData};
 
 use super::*;
 
@@ -64,7 +64,7 @@ fn flags_come_before_the_file() {
     assert_eq!(config.join_token.as_deref(), Some("b"));
     assert_eq!((config.server_address.as_str(), config.server_port), ("h", 99));
     assert_eq!(config.trust_domain.name(), "other.org");
-    assert_eq!((config.log.level, config.data_dir), (LogLevel::Warn, PathBuf::from("/d")));
+    assert_eq!((config.log.level, config.data_dir), (Level::Warn, PathBuf::from("/d")));
     assert_eq!(config.socket_path, None);
     let source = TrustBundleSource::File { path: "b.crt".to_owned(), format: BundleFormat::Spiffe };
     assert_eq!(config.trust_bundle, source);

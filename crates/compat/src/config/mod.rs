@@ -4,12 +4,14 @@
 //! Nothing here logs. Loading returns [`Notice`]s and [`UnknownKeys`] for the caller to log, because the
 //! logger itself comes from the configuration.
 
+mod log;
 mod plugins;
 mod sections;
 
 #[cfg(test)]
 mod tests;
 
+pub use log::{Level, LogFormat, LogSettingError, LogSettings};
 pub use plugins::{LegacyPlugins, PluginConfig, PluginData, changed_plugins, plugin_configs};
 pub use sections::ignored as ignored_keys;
 pub use sections::{
@@ -279,95 +281,6 @@ pub fn absolute_path(path: impl AsRef<Path>) -> PathBuf {
         }
     }
     out
-}
-
-/// A log level, by logrus' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// `panic`
-    Panic,
-    /// `fatal`
-    Fatal,
-    /// `error`
-    Error,
-    /// `warn` or `warning`
-    Warn,
-    /// `info`
-    Info,
-    /// `debug`
-    Debug,
-    /// `trace`
-    Trace,
-}
-
-impl LogLevel {
-    /// The name that logs use: `warning` for [`LogLevel::Warn`].
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Panic => "panic",
-            Self::Fatal => "fatal",
-            Self::Error => "error",
-            Self::Warn => "warning",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-
-    /// By name, in any case.
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().as_str() {
-            "panic" => Self::Panic,
-            "fatal" => Self::Fatal,
-            "error" => Self::Error,
-            "warn" | "warning" => Self::Warn,
-            "info" => Self::Info,
-            "debug" => Self::Debug,
-            "trace" => Self::Trace,
-            _ => return None,
-        })
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// Text with times in RFC 3339 with nanoseconds off a terminal: what `text` means.
-    Text,
-    /// JSON.
-    Json,
-    /// logrus' own default, where `log_format` is not set.
-    #[default]
-    Default,
-}
-
-/// Where and how to log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogSettings {
-    /// The file, or standard output.
-    pub file: Option<PathBuf>,
-    /// The level.
-    pub level: LogLevel,
-    /// The format.
-    pub format: LogFormat,
-    /// Whether lines carry file and function.
-    pub source_location: bool,
-}
-
-impl LogSettings {
-    /// Parses the level and format names; the error has the reference's text.
-    pub fn parse(file: &str, level: &str, format: &str, source_location: bool) -> Result<Self, String> {
-        let level = LogLevel::parse(level)
-            .ok_or_else(|| format!("could not start logger: not a valid logrus Level: {}", quote(level)))?;
-        let format = match format.to_ascii_uppercase().as_str() {
-            "" => LogFormat::Default,
-            "TEXT" => LogFormat::Text,
-            "JSON" => LogFormat::Json,
-            _ => return Err(format!("could not start logger: unknown logger format: {}", quote(format))),
-        };
-        let file = (!file.is_empty()).then(|| PathBuf::from(file));
-        Ok(Self { file, level, format, source_location })
-    }
 }
 
 /// Switches for what is not ready for everyone.

@@ -118,7 +118,7 @@ fn files_are_read_with_the_reference_texts() {
 #[test]
 fn logs_and_flags() {
     let settings = LogSettings::parse("", "Warning", "json", false).unwrap();
-    assert_eq!((settings.level, settings.format), (LogLevel::Warn, LogFormat::Json));
+    assert_eq!((settings.level, settings.format), (Level::Warn, LogFormat::Json));
     assert_eq!(
         LogSettings::parse("", "loud", "", false).unwrap_err(),
         "could not start logger: not a valid logrus Level: \"loud\""

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use spire_telemetry::{Level, LogLevel};
 use spire_wire::api::server::logger::v1 as wire;
 use spire_wire::api::types;
 use tonic::{Code, Status};
@@ -10,18 +11,35 @@ use super::caller::LocalCaller;
 use super::route::{Call, Route, unary};
 use super::status::fail;
 
-/// The level of the process's log. Levels are logrus' numbers: 0 panic, 1 fatal, 2 error, 3 warning, 4 info,
-/// 5 debug, 6 trace.
+/// The level of the process's log.
 pub trait LogControl: Send + Sync {
     /// The level now.
-    fn current(&self) -> u8;
+    fn current(&self) -> Level;
     /// The level that the process started with.
-    fn launch(&self) -> u8;
-    /// Sets the level; numbers above 6 are trace.
-    fn set(&self, level: u8);
+    fn launch(&self) -> Level;
+    /// Sets the level.
+    fn set(&self, level: Level);
     /// Takes the level of a reloaded configuration, which is then also the one that a reset goes back to.
-    fn configure(&self, level: u8) {
+    fn configure(&self, level: Level) {
         self.set(level);
+    }
+}
+
+impl LogControl for LogLevel {
+    fn current(&self) -> Level {
+        self.current()
+    }
+
+    fn launch(&self) -> Level {
+        self.launch()
+    }
+
+    fn set(&self, level: Level) {
+        self.set(level);
+    }
+
+    fn configure(&self, level: Level) {
+        self.relaunch(level);
     }
 }
 
@@ -47,16 +65,16 @@ async fn set_log_level(
     let level = types::LogLevel::try_from(request.new_level);
     let name = level.map_or_else(|_| request.new_level.to_string(), |level| level.as_str_name().to_owned());
     call.audit.add("new_log_level", name);
-    let number = match u8::try_from(request.new_level) {
+    let level = match u8::try_from(request.new_level) {
         Ok(0) => {
             let text = "newLevel value cannot be LogLevel_UNSPECIFIED";
             return Err(fail(Code::InvalidArgument, text));
         }
-        Ok(number) if level.is_ok() => number - 1,
+        Ok(number) if level.is_ok() => Level::from_number(number - 1),
         _ => return Err(fail(Code::InvalidArgument, "unsupported log level")),
     };
-    tracing::info!(new_log_level = name_of(number), "SetLogLevel Called");
-    call.api.deps.log.set(number);
+    tracing::info!(new_log_level = level.as_str(), "SetLogLevel Called");
+    call.api.deps.log.set(level);
     call.audit.success();
     Ok(state(&call))
 }
@@ -67,7 +85,7 @@ async fn reset_log_level(
     _: wire::ResetLogLevelRequest,
 ) -> Result<types::Logger, Status> {
     let launch = call.api.deps.log.launch();
-    tracing::info!(launch_log_level = name_of(launch), "ResetLogLevel Called");
+    tracing::info!(launch_log_level = launch.as_str(), "ResetLogLevel Called");
     call.api.deps.log.set(launch);
     call.audit.success();
     Ok(state(&call))
@@ -76,12 +94,5 @@ async fn reset_log_level(
 /// The API's numbers are logrus' plus one.
 fn state(call: &Call) -> types::Logger {
     let log = &call.api.deps.log;
-    types::Logger { current_level: i32::from(log.current()) + 1, launch_level: i32::from(log.launch()) + 1 }
-}
-
-fn name_of(level: u8) -> &'static str {
-    ["panic", "fatal", "error", "warning", "info", "debug"]
-        .get(usize::from(level))
-        .copied()
-        .unwrap_or("trace")
+    types::Logger { current_level: log.current() as i32 + 1, launch_level: log.launch() as i32 + 1 }
 }

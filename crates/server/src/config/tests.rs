@@ -1,6 +1,6 @@
 //! The server's configuration: tables of files and what they resolve to.
 
-use spire_compat::config::{LogFormat, LogLevel, PluginData, Severity};
+use spire_compat::config::{Level, LogFormat, PluginData, Severity};
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn defaults() {
     assert_eq!(config.socket_path, PathBuf::from(DEFAULT_SOCKET_PATH));
     assert_eq!(config.data_dir, PathBuf::from("./data"));
     assert_eq!(config.trust_domain.name(), "example.org");
-    assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Default));
+    assert_eq!((config.log.level, config.log.format), (Level::Info, LogFormat::Default));
     assert_eq!(config.x509_svid_ttl, Duration::from_secs(3600));
     assert_eq!(config.jwt_svid_ttl, Duration::from_secs(300));
     assert_eq!(config.ca_ttl, Duration::from_secs(86_400));
@@ -58,7 +58,7 @@ fn flags_come_before_the_file() {
     };
     let config = ServerConfig::resolve(&file, &flags).unwrap();
     assert_eq!(config.bind_address, "[::1]:99".parse().unwrap());
-    assert_eq!(config.log.level, LogLevel::Error);
+    assert_eq!(config.log.level, Level::Error);
     assert!(config.log.source_location);
     assert_eq!(config.socket_path, PathBuf::from("/c"));
     assert_eq!(config.trust_domain.name(), "other.org");

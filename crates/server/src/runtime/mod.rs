@@ -102,8 +102,6 @@ pub struct Assembly {
     pub metrics: Arc<dyn Metrics>,
     /// The log's level.
     pub log: Arc<dyn LogControl>,
-    /// The level that the log starts with, as the log says it.
-    pub launch_log_level: String,
     /// The version that the log and the API say.
     pub version: String,
     /// Where the health listener finds its checks.
@@ -184,7 +182,7 @@ pub async fn run(
     tracing::info!(
         admin_ids = Logged::list(&config.admin_ids).value(),
         data_dir = %config.data_dir.display(),
-        launch_log_level = assembly.launch_log_level,
+        launch_log_level = assembly.log.launch().as_str(),
         version = assembly.version,
         "Configured"
     );
@@ -208,7 +206,6 @@ pub async fn run(
         open_oidc: assembly.open_oidc,
         metrics: assembly.metrics,
         log: assembly.log,
-        launch_log_level: assembly.launch_log_level,
         health: assembly.health,
         operations: assembly.operations,
     };
@@ -258,7 +255,6 @@ struct Parts {
     open_oidc: Option<OpenOidc>,
     metrics: Arc<dyn Metrics>,
     log: Arc<dyn LogControl>,
-    launch_log_level: String,
     health: HealthChecks,
     operations: Operations,
 }
@@ -272,7 +268,7 @@ async fn serve(
     ready: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let Parts { store, policy, open_oidc, metrics, log, launch_log_level, health, operations } = parts;
+    let Parts { store, policy, open_oidc, metrics, log, health, operations } = parts;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     check_trust_domain(&*store, &config.trust_domain).await?;
     let key_manager: Arc<dyn KeyManager> = MeteredKeys::new(plugins.key_manager, metrics.clone());
@@ -289,7 +285,7 @@ async fn serve(
     let identity = operations.identity;
     listen::show(&identity, &svid.current())?;
     let entries = load_entries(config, &store, &clock, &metrics).await?;
-    tracing::info!(launch_log_level, "Logger service configured");
+    tracing::info!(launch_log_level = log.launch().as_str(), "Logger service configured");
     let tasks = CancellationToken::new();
     let _end_tasks_with_us = tasks.clone().drop_guard();
     let scrapers = scrapers_trust(config, &authorities);

@@ -58,7 +58,7 @@ impl Running {
         let mut done = Reloaded { needs_restart: needs_restart(&self.config, &new), ..Reloaded::default() };
         let changed = &mut done.changed;
         if self.config.log.level != new.log.level {
-            self.log.configure(new.log.level as u8);
+            self.log.configure(new.log.level);
             changed.push(format!("server.log_level = {}", new.log.level.as_str()));
         }
         let limits = |config: &ServerConfig| RateLimits {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use spire_compat::errno::errno_text;
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -81,7 +82,7 @@ impl Datagrams {
                 tracing::warn!(
                     subsystem_name = "telemetry",
                     address = ?self.peer,
-                    error = %crate::gotext::io_error(&error),
+                    error = %errno_text(&error),
                     "Metrics cannot be sent; they are dropped until they can"
                 );
             }

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use spire_compat::duration::GoDuration;
+use spire_compat::errno::errno_text;
 use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -12,7 +14,6 @@ use super::datagram::{AddressError, Peer, SEND_TIMEOUT, udp};
 use super::series::{AtomicFloat, Series};
 use super::thrift::{self, Metric, Value};
 use super::{Kind, Point, Sink};
-use crate::gotext;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -122,7 +123,7 @@ impl M3 {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(
                             subsystem_name = "telemetry", address = self.address,
-                            error = %gotext::io_error(&error),
+                            error = %errno_text(&error),
                             "Metrics cannot be sent; they are dropped until they can"
                         );
                     }
@@ -243,7 +244,7 @@ fn buckets(
 fn time_range(bucket: usize) -> String {
     let bound = |index: usize| match TIMES.get(index) {
         Some(0) => "0".to_owned(),
-        Some(millis) => gotext::duration(Duration::from_millis(u64::from(*millis))),
+        Some(millis) => GoDuration::from(Duration::from_millis(u64::from(*millis))).to_string(),
         None => "infinity".to_owned(),
     };
     let from = bucket.checked_sub(1).map_or_else(|| "-infinity".to_owned(), bound);

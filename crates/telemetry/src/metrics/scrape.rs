@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use spire_compat::config::{PrometheusConfig, PrometheusTls, io_error};
+use spire_compat::errno::errno_text;
 use spire_compat::quote::quote;
 use spire_core::pki::{Certificate, LocalKey, pem};
 use spire_core::spiffe::SpiffeId;
@@ -117,7 +118,7 @@ impl Scrape {
             tracing::warn!(
                 subsystem_name = "telemetry",
                 "Prometheus listener stopped unexpectedly: {}",
-                crate::gotext::io_error(&error)
+                errno_text(&error)
             );
         }
     }

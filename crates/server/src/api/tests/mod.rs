@@ -24,6 +24,7 @@ use spire_core::spiffe::{Selector, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{DataStore, Nodes as _};
 use spire_ports::observe::NoMetrics;
+use spire_telemetry::{Level, LogLevel};
 use spire_wire::api::server::agent::v1::agent_client::AgentClient;
 use spire_wire::api::server::bundle::v1::bundle_client::BundleClient;
 use spire_wire::api::server::entry::v1::entry_client::EntryClient;
@@ -47,18 +48,6 @@ struct World {
     store: Arc<MemoryStore>,
     clock: Arc<FakeClock>,
     api: Arc<Api>,
-}
-
-struct Level;
-
-impl LogControl for Level {
-    fn current(&self) -> u8 {
-        4
-    }
-    fn launch(&self) -> u8 {
-        4
-    }
-    fn set(&self, _: u8) {}
 }
 
 fn td() -> TrustDomain {
@@ -99,7 +88,7 @@ impl World {
             server_svid,
             attestors: Arc::default(),
             federation: None,
-            log: Arc::new(Level),
+            log: Arc::new(LogLevel::new(Level::Info)),
             metrics: Arc::new(NoMetrics),
             clock: clock.clone(),
             admin_ids: HashSet::from([id("/admin")]),
