@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use http::Uri;
+use spire_ports::plugins::ErrorKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::server::{Connected, Router};
 use tonic::transport::{Channel, Endpoint, Server};
@@ -73,6 +74,28 @@ pub fn unix_server() -> Server {
         .initial_stream_window_size(STREAM_WINDOW)
         .http2_keepalive_interval(Some(SERVER_PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+}
+
+/// The status code of a plugin's failure, which has the same name.
+pub fn plugin_code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::Canceled => Code::Cancelled,
+        ErrorKind::Unknown => Code::Unknown,
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::Aborted => Code::Aborted,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+    }
 }
 
 /// How a server ended.

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use spire_net::grpc::plugin_code;
 use spire_ports::plugins::{Error, ErrorKind, HostError, PluginType};
 use tonic::{Code, Status};
 
@@ -56,25 +57,7 @@ fn kind(code: Code) -> ErrorKind {
 
 /// What a host service answers.
 pub(crate) fn of_host(error: &HostError) -> Status {
-    let code = match error.kind {
-        ErrorKind::Canceled => Code::Cancelled,
-        ErrorKind::Unknown => Code::Unknown,
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Aborted => Code::Aborted,
-        ErrorKind::OutOfRange => Code::OutOfRange,
-        ErrorKind::Unimplemented => Code::Unimplemented,
-        ErrorKind::Internal => Code::Internal,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DataLoss => Code::DataLoss,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
-    };
-    Status::new(code, error.message.clone())
+    Status::new(plugin_code(error.kind), error.message.clone())
 }
 
 #[cfg(test)]

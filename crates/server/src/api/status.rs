@@ -4,7 +4,6 @@ use std::fmt::Display;
 
 use prost::{Message, Name};
 use spire_ports::datastore;
-use spire_ports::plugins::ErrorKind;
 use spire_wire::api::types;
 use spire_wire::api::types::permission_denied_details::Reason;
 use tonic::{Code, Status};
@@ -112,28 +111,6 @@ pub(super) fn store_code(error: &datastore::Error) -> Code {
         datastore::Error::InUse(_) => Code::FailedPrecondition,
         datastore::Error::Unavailable(_) => Code::Unavailable,
         datastore::Error::NoBundle(_) | datastore::Error::Internal(_) => Code::Internal,
-    }
-}
-
-/// The code of a plugin's error.
-pub(super) fn plugin_code(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::Canceled => Code::Cancelled,
-        ErrorKind::Unknown => Code::Unknown,
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Aborted => Code::Aborted,
-        ErrorKind::OutOfRange => Code::OutOfRange,
-        ErrorKind::Unimplemented => Code::Unimplemented,
-        ErrorKind::Internal => Code::Internal,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DataLoss => Code::DataLoss,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
     }
 }
 

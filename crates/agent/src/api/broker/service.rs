@@ -10,9 +10,10 @@ use spire_core::model::Entry;
 use spire_core::spiffe::{Selectors, SpiffeId};
 use spire_core::svids::{View, first_of_each_hint};
 use spire_core::time::Timestamp;
+use spire_net::grpc::plugin_code;
 use spire_net::tls::{TlsInfo, TlsUnixInfo, VerifiedPeer};
 use spire_ports::observe::names;
-use spire_ports::plugins::{ErrorKind, WorkloadReference};
+use spire_ports::plugins::WorkloadReference;
 use spire_wire::broker as wire;
 use tonic::{Code, Request, Response, Status};
 
@@ -259,32 +260,11 @@ fn refusal(error: WorkloadError) -> Status {
     match error {
         WorkloadError::UnknownReference => Status::unimplemented(error.to_string()),
         WorkloadError::Failed(failures) => {
-            let code = failures.first().map_or(Code::Unknown, |failure| code_of(failure.kind()));
+            let code = failures.first().map_or(Code::Unknown, |failure| plugin_code(failure.kind()));
             let texts: Vec<String> = failures.iter().map(|failure| failure.status_text()).collect();
             Status::new(code, texts.join("\n"))
         }
         error => Status::unauthenticated(format!("workload attestation failed: {error}")),
-    }
-}
-
-fn code_of(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::Canceled => Code::Cancelled,
-        ErrorKind::Unknown => Code::Unknown,
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Aborted => Code::Aborted,
-        ErrorKind::OutOfRange => Code::OutOfRange,
-        ErrorKind::Unimplemented => Code::Unimplemented,
-        ErrorKind::Internal => Code::Internal,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DataLoss => Code::DataLoss,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
     }
 }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use spire_core::model::Node;
 use spire_core::spiffe::{Selector, SpiffeId};
+use spire_net::grpc::plugin_code;
 use spire_ports::plugins::{self, Attestation, Challenger, ErrorKind, PluginType};
 use spire_wire::api::server::agent::v1 as wire;
 use spire_wire::api::server::agent::v1::{attest_agent_request as asked, attest_agent_response as answered};
@@ -20,7 +21,7 @@ use super::{sign, svid};
 use crate::api::caller::AnyCaller;
 use crate::api::limits::Bucket;
 use crate::api::route::{Call, Replies};
-use crate::api::status::{Context, fail, fail_with, plugin_code, quoted};
+use crate::api::status::{Context, fail, fail_with, quoted};
 use crate::attest::{JOIN_TOKEN, JoinTokenError, join_token};
 
 /// An attestation takes a few round trips and what an attestor asks of others; anybody may start one, so it ends.
