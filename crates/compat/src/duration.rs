@@ -52,16 +52,6 @@ impl GoDuration {
         self.0 / SECOND as i64
     }
 
-    /// In seconds, rounded away from zero, as the commands send TTLs.
-    pub const fn as_secs_rounded_up(self) -> i64 {
-        let seconds = self.as_secs();
-        match self.0 % SECOND as i64 {
-            0 => seconds,
-            rest if rest > 0 => seconds + 1,
-            _ => seconds - 1,
-        }
-    }
-
     /// As a standard duration; `None` if negative.
     pub fn to_std(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
@@ -78,11 +68,6 @@ impl From<Duration> for GoDuration {
     fn from(duration: Duration) -> Self {
         Self(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
     }
-}
-
-/// Rounds up to whole seconds.
-pub fn seconds_rounded_up(duration: Duration) -> u64 {
-    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 impl std::str::FromStr for GoDuration {
@@ -269,15 +254,6 @@ mod tests {
         for (text, message) in cases {
             assert_eq!(text.parse::<GoDuration>().unwrap_err().to_string(), message);
         }
-    }
-
-    #[test]
-    fn rounds_up_to_seconds() {
-        for (nanos, seconds) in [(0, 0), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2), (-1, -1)] {
-            assert_eq!(GoDuration::from_nanos(nanos).as_secs_rounded_up(), seconds);
-        }
-        assert_eq!(seconds_rounded_up(Duration::from_millis(1500)), 2);
-        assert_eq!(seconds_rounded_up(Duration::from_secs(2)), 2);
     }
 
     proptest::proptest! {

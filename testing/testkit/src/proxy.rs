@@ -121,11 +121,6 @@ impl Proxy {
         });
     }
 
-    /// Sends new connections to another port.
-    pub fn retarget(&self, target: u16) {
-        self.line.change(|state| state.target = target);
-    }
-
     /// How many connections it ever took.
     #[must_use]
     pub fn accepted(&self) -> u64 {

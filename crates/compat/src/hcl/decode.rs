@@ -205,20 +205,6 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// A number.
-    pub fn take_float(&mut self, key: &str) -> Result<Option<f64>, DecodeError> {
-        self.take_last(key, |path, source| match source.literal() {
-            Some(token) if matches!(token.kind, TokenKind::Float | TokenKind::Number) => {
-                token.text.parse().map_err(|_| DecodeError {
-                    message: format!("strconv.ParseFloat: parsing {}: invalid syntax", quote(&token.text)),
-                    path: path.to_owned(),
-                    pos: Some(token.pos),
-                })
-            }
-            _ => Err(source.error(path, "unknown type")),
-        })
-    }
-
     /// A list of strings. Several appearances are joined.
     pub fn take_string_list(&mut self, key: &str) -> Result<Option<Vec<String>>, DecodeError> {
         let path = self.child(key);
@@ -329,26 +315,6 @@ impl<'a> Body<'a> {
             }
         }
         Ok(out)
-    }
-
-    /// A map of strings.
-    pub fn take_string_map(&mut self, key: &str) -> Result<Option<Vec<(String, String)>>, DecodeError> {
-        let path = self.child(key);
-        let sources = self.take(key);
-        if sources.is_empty() {
-            return Ok(None);
-        }
-        let mut out: Vec<(String, String)> = Vec::new();
-        for source in sources {
-            for (name, value) in map_entries(source.entries_or(&path, "not an object type for map")?) {
-                let value = string(&format!("{path}.{name}"), &value)?;
-                match out.iter_mut().find(|(known, _)| *known == name) {
-                    Some(entry) => entry.1 = value,
-                    None => out.push((name, value)),
-                }
-            }
-        }
-        Ok(Some(out))
     }
 
     /// A map of lists of strings. A name that appears twice has the strings of its last appearance, and one that is

@@ -4,7 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::algorithm::HashAlgorithm;
 use super::certificate::{Certificate, CertificateError};
 use super::der::Reader;
 use super::json;
@@ -157,17 +156,6 @@ impl Jwk {
             alg: text(members, "alg")?.to_owned(),
             certificates,
         })
-    }
-
-    /// The SHA-256 thumbprint (RFC 7638): 32 bytes.
-    pub fn thumbprint(&self) -> Vec<u8> {
-        let p = Parts::of(&self.key);
-        let input = match p.kty {
-            "RSA" => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, p.e, p.n),
-            "EC" => format!(r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#, p.crv, p.x, p.y),
-            _ => format!(r#"{{"crv":"{}","kty":"OKP","x":"{}"}}"#, p.crv, p.x),
-        };
-        HashAlgorithm::Sha256.digest(input.as_bytes()).as_ref().to_vec()
     }
 }
 

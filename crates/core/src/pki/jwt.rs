@@ -306,15 +306,6 @@ fn verify(
     Ok(VerifiedJwt { id, audience: claims.audience, expires_at, claims: claims.all })
 }
 
-/// `iat` and `exp` of a token that comes from a trusted server, unverified (jwtsvid.GetTokenExpiry).
-pub fn unverified_lifetime(token: &str) -> Result<(Timestamp, Timestamp), JwtError> {
-    let jws = UnverifiedJws::parse(token).map_err(JwtError::Parse)?;
-    let claims = Claims::parse(jws.unverified_payload())?;
-    let issued_at = claims.issued_at.ok_or(JwtError::MissingIssuedAt)?;
-    let expires_at = claims.expires_at.ok_or(JwtError::MissingExpiry)?;
-    Ok((issued_at, expires_at))
-}
-
 /// The registered claims, typed.
 struct Claims {
     audience: Vec<String>,

@@ -1,11 +1,10 @@
-//! What the application reports about itself: metrics, log field names and values, health.
+//! What the application reports about itself: metrics, values of log fields, health.
 //!
-//! Logs have no port of their own: application code calls `tracing` and names its fields as in [`field`];
-//! `spire-telemetry` prints them. Context that every line of a piece of work carries (`subsystem_name`,
+//! Logs have no port of their own: application code calls `tracing` and names its fields as the reference does
+//! (`pkg/common/telemetry/names.go`); `spire-telemetry` prints them. Context that every line of a piece of work carries (`subsystem_name`,
 //! `request_id`, `service`, `method`, `caller_addr`, …) belongs into an `info_span!`: fields of the spans around
 //! an event are printed with it, and the event's own fields win. Spans below `info` are not kept.
 
-pub mod field;
 mod health;
 mod metrics;
 pub mod names;

@@ -32,12 +32,6 @@ pub const DELEGATED_IDENTITY_API_CONNECTIONS: Name = &["delegated_identity_api",
 pub const LOGGER_API_CONNECTION: Name = &["logger_api", "connection"];
 /// Gauge `logger_api.connections`.
 pub const LOGGER_API_CONNECTIONS: Name = &["logger_api", "connections"];
-/// Call (counter and `elapsed_time`) `agent_key_manager.generate_key_pair`; labels: `status`.
-pub const AGENT_KEY_MANAGER_GENERATE_KEY_PAIR: Name = &["agent_key_manager", "generate_key_pair"];
-/// Call (counter and `elapsed_time`) `agent_key_manager.fetch_private_key`; labels: `status`.
-pub const AGENT_KEY_MANAGER_FETCH_PRIVATE_KEY: Name = &["agent_key_manager", "fetch_private_key"];
-/// Call (counter and `elapsed_time`) `agent_key_manager.store_private_key`; labels: `status`.
-pub const AGENT_KEY_MANAGER_STORE_PRIVATE_KEY: Name = &["agent_key_manager", "store_private_key"];
 /// Call (counter and `elapsed_time`) `agent_key_manager.generate_key`; labels: `status`.
 pub const AGENT_KEY_MANAGER_GENERATE_KEY: Name = &["agent_key_manager", "generate_key"];
 /// Call (counter and `elapsed_time`) `agent_key_manager.get_key`; labels: `status`.
@@ -96,14 +90,10 @@ pub const WORKLOAD_API_RATE_LIMIT_EXCEEDED: Name = &["workload_api", "rate_limit
 pub const WORKLOAD_API_DISCOVERED_SELECTORS: Name = &["workload_api", "discovered_selectors"];
 /// Sample `cache_manager.expiring_svids`; a cache type may follow as one more part.
 pub const CACHE_MANAGER_EXPIRING_SVIDS: Name = &["cache_manager", "expiring_svids"];
-/// Sample `cache_manager.expiring_svids.workload`; a cache type may follow as one more part.
-pub const CACHE_MANAGER_EXPIRING_SVIDS_WORKLOAD: Name = &["cache_manager", "expiring_svids", "workload"];
 /// Sample `cache_manager.expiring_svids.svid_store`; a cache type may follow as one more part.
 pub const CACHE_MANAGER_EXPIRING_SVIDS_SVID_STORE: Name = &["cache_manager", "expiring_svids", "svid_store"];
 /// Sample `cache_manager.outdated_svids`; a cache type may follow as one more part.
 pub const CACHE_MANAGER_OUTDATED_SVIDS: Name = &["cache_manager", "outdated_svids"];
-/// Sample `cache_manager.outdated_svids.workload`; a cache type may follow as one more part.
-pub const CACHE_MANAGER_OUTDATED_SVIDS_WORKLOAD: Name = &["cache_manager", "outdated_svids", "workload"];
 /// Sample `cache_manager.outdated_svids.svid_store`; a cache type may follow as one more part.
 pub const CACHE_MANAGER_OUTDATED_SVIDS_SVID_STORE: Name = &["cache_manager", "outdated_svids", "svid_store"];
 /// Sample `cache_manager.tainted_x509_svids.workload`; a cache type may follow as one more part.

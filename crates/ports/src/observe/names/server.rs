@@ -113,8 +113,6 @@ pub const DATASTORE_NODE_FETCH: Name = &["datastore", "node", "fetch"];
 pub const DATASTORE_NODE_LIST: Name = &["datastore", "node", "list"];
 /// Call (counter and `elapsed_time`) `datastore.node.selectors.fetch`; labels: `status`.
 pub const DATASTORE_NODE_SELECTORS_FETCH: Name = &["datastore", "node", "selectors", "fetch"];
-/// Call (counter and `elapsed_time`) `datastore.node.selectors.list`; labels: `status`.
-pub const DATASTORE_NODE_SELECTORS_LIST: Name = &["datastore", "node", "selectors", "list"];
 /// Call (counter and `elapsed_time`) `datastore.node.selectors.set`; labels: `status`.
 pub const DATASTORE_NODE_SELECTORS_SET: Name = &["datastore", "node", "selectors", "set"];
 /// Call (counter and `elapsed_time`) `datastore.node.update`; labels: `status`.
@@ -147,8 +145,6 @@ pub const NODE_MANAGER_PRUNE: Name = &["node", "manager", "prune"];
 pub const REGISTRATION_ENTRY_MANAGER_PRUNE: Name = &["registration_entry", "manager", "prune"];
 /// Call (counter and `elapsed_time`) `svid.rotate`; labels: `status`.
 pub const SVID_ROTATE: Name = &["svid", "rotate"];
-/// Gauge `entry.deleted`.
-pub const ENTRY_DELETED: Name = &["entry", "deleted"];
 /// Gauge `node.agents_by_id_cache.count`.
 pub const NODE_AGENTS_BY_ID_CACHE_COUNT: Name = &["node", "agents_by_id_cache", "count"];
 /// Gauge `node.agents_by_expiresat_cache.count`.
