@@ -110,7 +110,7 @@ pub(super) struct Reflection(Arc<Tables>);
 
 struct Tables {
     set: &'static [u8],
-    /// Read when somebody asks: few agents are ever asked, and these are half of what an idle one would keep.
+    /// Read when somebody asks: few agents are ever asked, and an idle one would keep them all along.
     descriptors: OnceLock<Descriptors>,
     services: Vec<String>,
 }
