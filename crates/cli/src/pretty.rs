@@ -1,5 +1,6 @@
 //! What the pretty printers of several commands share.
 
+use spire_compat::config::Level;
 use spire_compat::duration::GoDuration;
 use spire_compat::gotime;
 use spire_core::spiffe::SpiffeId;
@@ -84,40 +85,24 @@ pub(crate) fn logger(env: &mut Env, logger: &types::Logger) -> Result<(), Failur
     Ok(())
 }
 
-/// logrus' name of a level.
+/// logrus' name of a level of the API.
 fn level_text(level: i32) -> Option<&'static str> {
-    use types::LogLevel;
-    Some(match LogLevel::try_from(level).ok()? {
-        LogLevel::Unspecified => return None,
-        LogLevel::Panic => "panic",
-        LogLevel::Fatal => "fatal",
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warning",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    })
+    types::LogLevel::try_from(level).ok()?;
+    // Unspecified is 0 and has no name.
+    let number = u8::try_from(level - 1).ok()?;
+    Some(Level::from_number(number).as_str())
 }
 
-/// The argument of `logger set -level`.
-pub(crate) fn parse_level(text: &str) -> Result<types::LogLevel, Failure> {
-    use types::LogLevel;
+/// The argument of `logger set -level`, as the API numbers levels: logrus' number and one.
+pub(crate) fn parse_level(text: &str) -> Result<i32, Failure> {
     if text.is_empty() {
         return Err(Failure::new("a value (-level) must be set"));
     }
-    Ok(match text.to_lowercase().as_str() {
-        "panic" => LogLevel::Panic,
-        "fatal" => LogLevel::Fatal,
-        "error" => LogLevel::Error,
-        "warn" | "warning" => LogLevel::Warn,
-        "info" => LogLevel::Info,
-        "debug" => LogLevel::Debug,
-        "trace" => LogLevel::Trace,
-        _ => {
-            let shown = spire_compat::quote::quote(text);
-            return Err(Failure::new(format!("the value {shown} is not a valid setting")));
-        }
-    })
+    let level: Level = text.parse().map_err(|_| {
+        let shown = spire_compat::quote::quote(text);
+        Failure::new(format!("the value {shown} is not a valid setting"))
+    })?;
+    Ok(level as i32 + 1)
 }
 
 /// One certificate of a chain that `debug getinfo` shows.

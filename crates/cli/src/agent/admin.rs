@@ -38,7 +38,7 @@ async fn get(call: &mut Call<'_>) -> Result<(), Failure> {
 }
 
 async fn set(call: &mut Call<'_>) -> Result<(), Failure> {
-    let new_level = pretty::parse_level(call.flags.string("level"))? as i32;
+    let new_level = pretty::parse_level(call.flags.string("level"))?;
     let mut client = LoggerClient::new(call.channel.clone());
     let logger =
         client.set_log_level(SetLogLevelRequest { new_level }).await.doing("failed to set log level")?;

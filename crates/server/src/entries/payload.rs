@@ -110,7 +110,7 @@ fn long(len: u32) -> usize {
 
 /// How long the encoded fields are that a record has itself.
 fn record_len(entry: &Entry) -> usize {
-    text_len(1, entry.id.as_str())
+    text_len(1, entry.id.as_bytes())
         + key_len(2)
         + delimited_len(identity_len(&entry.spiffe_id))
         + number_len(11, entry.revision)
@@ -118,7 +118,7 @@ fn record_len(entry: &Entry) -> usize {
 }
 
 fn identity_len(id: &SpiffeId) -> usize {
-    text_len(1, id.trust_domain_name()) + text_len(2, id.path())
+    text_len(1, id.trust_domain_name().as_bytes()) + text_len(2, id.path().as_bytes())
 }
 
 fn delimited_len(len: usize) -> usize {
@@ -126,7 +126,7 @@ fn delimited_len(len: usize) -> usize {
 }
 
 /// Absent where it is the default, as protobuf has it.
-fn text_len(tag: u32, text: &str) -> usize {
+pub(crate) fn text_len(tag: u32, text: &[u8]) -> usize {
     if text.is_empty() { 0 } else { key_len(tag) + delimited_len(text.len()) }
 }
 

@@ -19,8 +19,6 @@ pub(super) struct SyncRequest {
 pub(super) struct Ids {
     text: String,
     ends: Vec<usize>,
-    /// The one that is being read, whose memory is that of the one before.
-    next: String,
 }
 
 impl Ids {
@@ -50,8 +48,9 @@ impl Ids {
         match taken {
             Some(taken) => buffer.advance(taken),
             None => {
-                string::merge(wire_type, &mut self.next, buffer, context)?;
-                self.text.push_str(&self.next);
+                let mut id = String::new();
+                string::merge(wire_type, &mut id, buffer, context)?;
+                self.text.push_str(&id);
             }
         }
         self.ends.push(self.text.len());

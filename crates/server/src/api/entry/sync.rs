@@ -22,7 +22,7 @@ use super::ids::SyncRequest;
 use crate::api::caller::AgentCaller;
 use crate::api::route::{Call, Replies, Reply};
 use crate::entries::{
-    Answer, Payload, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
+    Answer, Payload, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text, text_len,
 };
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
@@ -100,11 +100,7 @@ fn revisions(records: &[&ViewRecord], more: bool) -> Encoded {
     let mut message = Vec::with_capacity(records.len() * REVISION_LEN + MORE_LEN);
     for record in records {
         let id = record.id.as_bytes();
-        let len = key_len(1)
-            + encoded_len_varint(id.len() as u64)
-            + id.len()
-            + number_len(2, record.revision)
-            + number_len(3, record.created_at.unix());
+        let len = text_len(1, id) + number_len(2, record.revision) + number_len(3, record.created_at.unix());
         put_head(1, len, &mut message);
         put_text(1, id, &mut message);
         put_number(2, record.revision, &mut message);
