@@ -3,7 +3,7 @@
 //! HTTP/2 flushes after the head of an answer, after each 16 KiB of it and after its trailers, and each of these pieces is a
 //! TLS record or two, a system call and often a reader woken for nothing. Here a flush is kept until the runtime's
 //! thread has no task left that could add to it, or has run sixty (when it looks at the network anyway); then all goes out at once
-//! (docs/adr/0017).
+//! (docs/adr/0017). What fills a record is encrypted at once, without being copied first.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -16,18 +16,39 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// What is held back at most: four TLS records, and what Linux sends as one piece.
-const HELD_MAX: usize = 64 << 10;
+/// What a record of TLS carries at most. Full ones are encrypted as they come, from where they are; the rest waits for more.
+const RECORD: usize = 16 << 10;
+
+/// Records that wait to be sent at most: what Linux sends as one piece.
+const RECORDS_MAX: usize = 4;
 
 /// What small answers take, head and trailers included.
 const HELD_MIN: usize = 2 << 10;
+
+/// Pieces of which one write is put together.
+const PIECES_MAX: usize = 8;
+
+/// The room that a stream needs for them, for what is held beside them, and for what encryption adds to each.
+const ROOM: usize = (RECORDS_MAX + 1) * (RECORD + 256);
+
+/// A stream that can take octets without sending them.
+pub(crate) trait Keep: AsyncWrite {
+    /// Makes room for so many octets, encrypted.
+    fn keep_at_most(&mut self, octets: usize);
+
+    /// Takes octets, which go out with the next flush: fewer than all, or none, where it has no room for more.
+    fn keep(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+}
 
 /// A stream whose flushes wait for the end of the turn. One task must both read and write it, as those of HTTP servers do, and
 /// read whenever it is woken.
 #[derive(Debug)]
 pub(crate) struct Corked<S> {
     stream: S,
+    /// What does not fill a record yet.
     held: BytesMut,
+    /// How much the stream keeps.
+    kept: usize,
     /// The turn is over, and not all has gone out yet.
     is_due: bool,
     /// The runtime has our waker.
@@ -54,11 +75,12 @@ impl Wake for Turn {
     }
 }
 
-impl<S> Corked<S> {
-    pub(crate) fn new(stream: S) -> Self {
+impl<S: Keep + Unpin> Corked<S> {
+    pub(crate) fn new(mut stream: S) -> Self {
+        stream.keep_at_most(ROOM);
         let turn = Arc::<Turn>::default();
         let waker = turn.clone().into();
-        Self { stream, held: BytesMut::new(), is_due: false, is_awaited: false, turn, waker }
+        Self { stream, held: BytesMut::new(), kept: 0, is_due: false, is_awaited: false, turn, waker }
     }
 
     /// Asks to be woken when the turn is over.
@@ -72,43 +94,64 @@ impl<S> Corked<S> {
         let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&self.waker));
     }
 
-    fn hold(&mut self, piece: &[u8]) {
-        if self.held.capacity() - self.held.len() < piece.len() {
-            let room = if self.held.is_empty() && piece.len() <= HELD_MIN { HELD_MIN } else { HELD_MAX };
-            self.held.reserve(room - self.held.len());
+    /// Holds what of these pieces comes after the first `skipped` octets, up to a record. Returns how much that is.
+    fn hold(&mut self, pieces: &[IoSlice<'_>], mut skipped: usize) -> usize {
+        let before = self.held.len();
+        for piece in pieces {
+            let rest = &piece[skipped.min(piece.len())..];
+            skipped -= piece.len() - rest.len();
+            let rest = &rest[..rest.len().min(RECORD - self.held.len())];
+            if self.held.capacity() - self.held.len() < rest.len() {
+                let room = if self.held.is_empty() && rest.len() <= HELD_MIN { HELD_MIN } else { RECORD };
+                self.held.reserve(room - self.held.len());
+            }
+            self.held.extend_from_slice(rest);
         }
-        self.held.extend_from_slice(piece);
+        self.held.len() - before
     }
-}
 
-impl<S: AsyncWrite + Unpin> Corked<S> {
-    /// Writes and flushes what is held.
+    /// Hands what is held to the stream, and has it send all that it keeps.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.held.has_remaining() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match self.stream.keep(&[IoSlice::new(&self.held)])? {
+                0 => ready!(Pin::new(&mut self.stream).poll_flush(cx))?,
+                taken => self.held.advance(taken),
             }
-            self.held.advance(written);
         }
         // Most connections are silent most of the time.
         self.held = BytesMut::new();
+        self.poll_send(cx)
+    }
+
+    /// Has the stream send all that it keeps.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What it does not send at once is sent when the task is woken to read.
+        self.is_due = true;
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.kept = 0;
         self.is_due = false;
         Poll::Ready(Ok(()))
     }
 
-    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<()>> {
-        if self.held.len() + wanted <= HELD_MAX {
-            return Poll::Ready(Ok(()));
+    /// Hands full records of what is held and of these pieces to the stream. Returns how much of the pieces it took.
+    fn keep_records(&mut self, pieces: &[IoSlice<'_>], wanted: usize) -> io::Result<usize> {
+        let room = RECORDS_MAX - (self.kept / RECORD).min(RECORDS_MAX);
+        let mut left = ((self.held.len() + wanted) / RECORD).min(room) * RECORD;
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX + 1];
+        let all = std::iter::once(&*self.held).chain(pieces.iter().map(|piece| &**piece));
+        for (slice, piece) in slices.iter_mut().zip(all) {
+            *slice = IoSlice::new(&piece[..piece.len().min(left)]);
+            left -= slice.len();
         }
-        // What the stream does not take at once is flushed when the task is woken to read.
-        self.is_due = true;
-        self.poll_release(cx)
+        let taken = self.stream.keep(&slices[..=pieces.len()])?;
+        self.kept += taken;
+        let of_held = taken.min(self.held.len());
+        self.held.advance(of_held);
+        Ok(taken - of_held)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
+impl<S: AsyncRead + Keep + Unpin> AsyncRead for Corked<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.turn.ended.swap(false, Ordering::Acquire) {
@@ -124,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
+impl<S: Keep + Unpin> AsyncWrite for Corked<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
@@ -135,15 +178,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let wanted = bufs.iter().map(|piece| piece.len()).sum::<usize>().min(HELD_MAX);
-        ready!(this.poll_room(cx, wanted))?;
-        let mut left = wanted;
-        for piece in bufs {
-            let taken = &piece[..piece.len().min(left)];
-            this.hold(taken);
-            left -= taken.len();
+        let bufs = &bufs[..bufs.len().min(PIECES_MAX)];
+        let wanted: usize = bufs.iter().map(|piece| piece.len()).sum();
+        loop {
+            let mut taken = 0;
+            if this.held.len() + wanted >= RECORD {
+                if this.kept >= RECORDS_MAX * RECORD {
+                    ready!(this.poll_send(cx))?;
+                }
+                taken = this.keep_records(bufs, wanted)?;
+            }
+            taken += this.hold(bufs, taken);
+            if taken > 0 || wanted == 0 {
+                return Poll::Ready(Ok(taken));
+            }
+            // The stream keeps something of its own beside ours, and has no room.
+            this.kept = RECORDS_MAX * RECORD;
         }
-        Poll::Ready(Ok(wanted))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -152,7 +203,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.held.is_empty() {
+        if this.kept > 0 || !this.held.is_empty() {
             this.await_end(cx);
         }
         Poll::Ready(Ok(()))
@@ -208,13 +259,71 @@ mod tests {
         }
     }
 
+    /// Keeps what it is given until it is flushed, as TLS does.
+    struct Kept<S> {
+        stream: S,
+        kept: Vec<u8>,
+        room: usize,
+    }
+
+    impl<S> Kept<S> {
+        fn new(stream: S, room: usize) -> Self {
+            Self { stream, kept: Vec::new(), room }
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> Keep for Kept<S> {
+        fn keep_at_most(&mut self, octets: usize) {
+            self.room = self.room.min(octets);
+        }
+
+        fn keep(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+            let before = self.kept.len();
+            for piece in pieces {
+                let room = self.room - self.kept.len();
+                self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+            Ok(self.kept.len() - before)
+        }
+    }
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Kept<S> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Kept<S> {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            unreachable!("all goes through `keep`")
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            while !this.kept.is_empty() {
+                let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.kept))?;
+                this.kept.drain(..written);
+            }
+            Pin::new(&mut this.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            ready!(self.as_mut().poll_flush(cx))?;
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
     #[tokio::test]
     async fn what_is_written_in_one_turn_goes_out_at_once() {
         let silent = Silent::default();
         let written = silent.0.clone();
         let (pieces, mut queue) = tokio::sync::mpsc::channel::<&[u8]>(8);
         let (begun, mut answering) = tokio::sync::mpsc::channel::<()>(8);
-        let mut corked = Corked::new(silent);
+        let mut corked = Corked::new(Kept::new(silent, usize::MAX));
         // A connection's task: each wake reads first, then writes and flushes what others handed in, who then go on.
         tokio::spawn(poll_fn(move |cx| {
             let _ = Pin::new(&mut corked).poll_read(cx, &mut ReadBuf::new(&mut [0; 8]));
@@ -249,7 +358,7 @@ mod tests {
     }
 
     /// Writes all pieces with a flush after each, as the task of a connection does, and shuts down.
-    async fn converse(stream: tokio::io::DuplexStream, pieces: Vec<Vec<u8>>) {
+    async fn converse(stream: Kept<tokio::io::DuplexStream>, pieces: Vec<Vec<u8>>) {
         let mut corked = Corked::new(stream);
         for piece in pieces {
             let mut rest = &*piece;
@@ -270,12 +379,16 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn everything_arrives_in_order(lengths in prop::collection::vec(0..100_000_usize, 0..8), room in 1..70_000_usize) {
+        fn everything_arrives_in_order(
+            lengths in prop::collection::vec(0..100_000_usize, 0..8),
+            room in 1..70_000_usize,
+            kept in 1..200_000_usize,
+        ) {
             let pieces: Vec<Vec<u8>> = (0_u8..).zip(&lengths).map(|(n, length)| vec![n; *length]).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let received = runtime.block_on(async {
                 let (ours, mut theirs) = tokio::io::duplex(room);
-                tokio::spawn(converse(ours, pieces.clone()));
+                tokio::spawn(converse(Kept::new(ours, kept), pieces.clone()));
                 let mut received = Vec::new();
                 theirs.read_to_end(&mut received).await.unwrap();
                 received
@@ -287,11 +400,12 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_held_than_the_bound() {
         let silent = Silent::default();
-        let mut corked = Corked::new(silent.clone());
+        let mut corked = Corked::new(Kept::new(silent.clone(), usize::MAX));
         for _ in 0..100 {
             corked.write_all(&[7; 9_001]).await.unwrap();
-            assert!(corked.held.len() <= HELD_MAX);
+            assert!(corked.held.len() < RECORD && corked.stream.kept.len() <= RECORDS_MAX * RECORD);
         }
-        assert!(silent.0.lock().iter().map(Vec::len).sum::<usize>() > 900_000 - HELD_MAX);
+        let sizes: Vec<usize> = silent.0.lock().iter().map(Vec::len).collect();
+        assert_eq!(sizes, [RECORDS_MAX * RECORD; 13], "full records only");
     }
 }

@@ -332,8 +332,15 @@ impl Nodes for MemoryStore {
         let event = rows.node_event(&node.spiffe_id);
         Ok(Written { value: node.clone(), event })
     }
+    async fn node_attest_by_token(&self, node: &Node, token: &str) -> Result<Option<Written<Node>>> {
+        if self.join_token_delete(token).await? { self.node_attest(node).await.map(Some) } else { Ok(None) }
+    }
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>> {
         Ok(self.rows()?.nodes.iter().find(|n| n.spiffe_id == *id).cloned())
+    }
+    async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>> {
+        let found = self.node_fetch(id).await?;
+        Ok(found.map(|node| Node { selectors: Selectors::default(), ..node }))
     }
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>> {
         Ok(self.rows()?.nodes.iter().filter(|n| ids.contains(&n.spiffe_id)).cloned().collect())
@@ -407,10 +414,14 @@ impl JoinTokens for MemoryStore {
         self.rows()?.tokens.push(token.clone());
         Ok(())
     }
-    async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>> {
+    async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>> {
+        Ok(self.rows()?.tokens.iter().find(|t| t.token == token).cloned())
+    }
+    async fn join_token_delete(&self, token: &str) -> Result<bool> {
         let mut rows = self.rows()?;
-        let at = rows.tokens.iter().position(|t| t.token == token);
-        Ok(at.map(|at| rows.tokens.remove(at)))
+        let before = rows.tokens.len();
+        rows.tokens.retain(|t| t.token != token);
+        Ok(rows.tokens.len() < before)
     }
     async fn join_tokens_prune(&self, before: Timestamp) -> Result<()> {
         self.rows()?.tokens.retain(|t| t.expires_at >= before);

@@ -8,7 +8,7 @@ use crate::fault::{Fault, Sql};
 use crate::mysql::Mysql;
 use crate::postgres::Postgres;
 use crate::schema::migrate;
-use crate::sql::{Durable, Isolation, Logged, Session};
+use crate::sql::{Isolation, Logged, Session};
 use crate::sqlite::{Dsn, Readers, Writer, open_writer};
 
 /// How many connections read at most. Each keeps a cache of pages, and more would wait for the same disk.
@@ -16,8 +16,8 @@ const READERS: u32 = 4;
 
 /// The datastore on a SQL database. Its operations are those of the traits in [`spire_ports::datastore`].
 ///
-/// A write has reached the disk when its future resolves, or where its operation says so, when that of a later one does. A write whose future is dropped before its turn
-/// is not made; one that is dropped later may or may not be.
+/// A write has reached the disk when its future resolves. A write whose future is dropped before its turn is not made; one
+/// that is dropped later may or may not be.
 pub struct SqlStore {
     backend: Backend,
     /// Whether statements are logged.
@@ -98,7 +98,7 @@ impl SqlStore {
         let work = logged(self.logs, work);
         match &self.backend {
             Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => readers.read(work).await,
-            Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(Durable::Now, work).await,
+            Backend::Sqlite(Sqlite { writer, readers: None }) => writer.write(work).await,
             Backend::Postgres(postgres) => postgres.read(consistency, work).await,
             Backend::Mysql(mysql) => mysql.read(consistency, work).await,
         }
@@ -123,20 +123,9 @@ impl SqlStore {
         isolation: Isolation,
         work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
-        self.write_durable(Durable::Now, isolation, work).await
-    }
-
-    /// Runs the work in a transaction that must be on disk then. It may run more than once, each time as if it had not
-    /// run before.
-    pub(crate) async fn write_durable<T: Send + 'static>(
-        &self,
-        durable: Durable,
-        isolation: Isolation,
-        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
-    ) -> Result<T> {
         let work = logged(self.logs, work);
         match &self.backend {
-            Backend::Sqlite(sqlite) => sqlite.writer.write(durable, work).await,
+            Backend::Sqlite(sqlite) => sqlite.writer.write(work).await,
             Backend::Postgres(postgres) => postgres.write(isolation, work).await,
             Backend::Mysql(mysql) => mysql.write(isolation, work).await,
         }

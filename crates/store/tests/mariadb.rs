@@ -116,6 +116,20 @@ fn entry(name: &str, path: &str) -> Entry {
     Entry::new(EntryId::parse(name).unwrap(), id("parent"), id(path), selectors("uid:0"))
 }
 
+fn node(path: &str, serial_number: &str) -> Node {
+    Node {
+        spiffe_id: id(path),
+        attestation_type: "x509pop".into(),
+        serial_number: serial_number.into(),
+        expires_at: Timestamp::from_unix(4_000_000_000),
+        new_serial_number: Box::default(),
+        new_expires_at: None,
+        can_reattest: false,
+        agent_version: Box::default(),
+        selectors: Selectors::default(),
+    }
+}
+
 fn token(name: &str) -> JoinToken {
     JoinToken { token: name.into(), expires_at: Timestamp::from_unix(4_000_000_000) }
 }
@@ -204,20 +218,10 @@ fn letter_case(server: &Mariadb) -> Outcome {
         let other = store.entries_create(vec![entry("def", "work")]).await.unwrap().remove(0).unwrap();
         assert!(matches!(other, Creation::Created(_)), "{other:?}");
         store.join_token_create(&token("token")).await.unwrap();
-        assert_eq!(store.join_token_consume("TOKEN").await, Ok(None));
-        assert!(store.join_token_consume("token").await.unwrap().is_some());
+        assert_eq!(store.join_token_fetch("TOKEN").await, Ok(None));
+        assert_eq!(store.join_token_delete("TOKEN").await, Ok(false));
+        assert_eq!(store.join_token_delete("token").await, Ok(true));
         // A node's name is unique without case, so that the other cannot be stored; it must not become the first.
-        let node = |path: &str, serial: &str| Node {
-            spiffe_id: id(path),
-            attestation_type: "x509pop".into(),
-            serial_number: serial.into(),
-            expires_at: Timestamp::from_unix(4_000_000_000),
-            new_serial_number: "".into(),
-            new_expires_at: None,
-            can_reattest: false,
-            agent_version: "".into(),
-            selectors: Selectors::default(),
-        };
         store.node_attest(&node("Agent", "1")).await.unwrap();
         assert!(store.node_attest(&node("agent", "2")).await.is_err());
         assert_eq!(&*store.node_fetch(&id("Agent")).await.unwrap().unwrap().serial_number, "1");
@@ -322,7 +326,10 @@ fn one_token(server: &Mariadb) -> Outcome {
             let mut jobs = tokio::task::JoinSet::new();
             for i in 0..16 {
                 let (store, name) = (Arc::clone(&stores[i % 2]), name.clone());
-                jobs.spawn(async move { store.join_token_consume(&name).await.unwrap().is_some() });
+                jobs.spawn(async move {
+                    let agent = node(&format!("join_token/{name}"), &i.to_string());
+                    store.node_attest_by_token(&agent, &name).await.unwrap().is_some()
+                });
             }
             assert_eq!(jobs.join_all().await.into_iter().filter(|got| *got).count(), 1, "{name}");
         }
@@ -347,7 +354,7 @@ fn idle_connections(server: &Mariadb) -> Outcome {
         }
         proxy.reset();
         for token in &tokens {
-            assert!(store.join_token_consume(&token.token).await.unwrap().is_some());
+            assert!(store.join_token_delete(&token.token).await.unwrap());
         }
         store.close().await;
     });
@@ -443,7 +450,7 @@ fn outage() -> Outcome {
     server.restart()?;
     runtime.block_on(store.join_token_create(&token("after")))?;
     for (name, is_there) in [("before", true), ("during", false), ("after", true)] {
-        let found = runtime.block_on(store.join_token_consume(name))?;
+        let found = runtime.block_on(store.join_token_fetch(name))?;
         assert_eq!(found.is_some(), is_there, "{name}");
     }
     runtime.block_on(store.close());

@@ -102,7 +102,7 @@ async fn the_rest_is_read_and_bad_rows_skipped() {
     assert_eq!(events.iter().map(|event| event.id).collect::<Vec<_>>(), [3], "2 is not an id");
     store.events_prune(Timestamp::from_unix(THEN.unix() + 1)).await.unwrap();
     assert_eq!(store.node_events(0, 10).await.unwrap().len(), 1);
-    assert_eq!(store.join_token_consume("token").await.unwrap().unwrap().expires_at, THEN);
+    assert_eq!(store.join_token_fetch("token").await.unwrap().unwrap().expires_at, THEN);
     assert!(store.journal_fetch("aa").await.unwrap().is_some());
     assert!(store.journal_fetch("bb").await.is_err());
     store.journals_prune(THEN).await.unwrap();

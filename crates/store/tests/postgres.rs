@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use spire_core::model::{Entry, EntryFilter, EntryId, JoinToken};
-use spire_core::spiffe::{Selector, SpiffeId};
+use spire_core::model::{Entry, EntryFilter, EntryId, JoinToken, Node};
+use spire_core::spiffe::{Selector, Selectors, SpiffeId};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{
     Bundles, Consistency, Creation, DataStore, Entries, Error, Events, JoinTokens, Nodes,
@@ -117,6 +117,20 @@ fn token(name: &str) -> JoinToken {
     JoinToken { token: name.into(), expires_at: Timestamp::from_unix(4_000_000_000) }
 }
 
+fn node(name: &str, serial_number: &str) -> Node {
+    Node {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/spire/agent/join_token/{name}")).unwrap(),
+        attestation_type: "join_token".into(),
+        serial_number: serial_number.into(),
+        expires_at: Timestamp::from_unix(4_000_000_000),
+        new_serial_number: Box::default(),
+        new_expires_at: None,
+        can_reattest: false,
+        agent_version: Box::default(),
+        selectors: Selectors::default(),
+    }
+}
+
 /// A server with TLS is reached with the right authority and client certificate only.
 fn certificates_decide() -> Outcome {
     let options = Options { client_certificate: true, ..fast() };
@@ -178,7 +192,7 @@ fn outage() -> Outcome {
     server.restart()?;
     runtime.block_on(store.join_token_create(&token("after")))?;
     for (name, is_there) in [("before", true), ("during", false), ("after", true)] {
-        let found = runtime.block_on(store.join_token_consume(name))?;
+        let found = runtime.block_on(store.join_token_fetch(name))?;
         assert_eq!(found.is_some(), is_there, "{name}");
     }
     runtime.block_on(store.close());
@@ -210,7 +224,7 @@ fn idle_connections() -> Outcome {
     )?;
     runtime.block_on(async {
         for i in 0..8 {
-            assert!(store.join_token_consume(&format!("t{i}")).await.unwrap().is_some());
+            assert!(store.join_token_delete(&format!("t{i}")).await.unwrap());
         }
     });
     runtime.block_on(store.close());
@@ -260,7 +274,10 @@ fn one_token() -> Outcome {
             let mut jobs = tokio::task::JoinSet::new();
             for i in 0..16 {
                 let (store, name) = (Arc::clone(&stores[i % 2]), name.clone());
-                jobs.spawn(async move { store.join_token_consume(&name).await.unwrap().is_some() });
+                jobs.spawn(async move {
+                    let agent = node(&name, &i.to_string());
+                    store.node_attest_by_token(&agent, &name).await.unwrap().is_some()
+                });
             }
             assert_eq!(jobs.join_all().await.into_iter().filter(|got| *got).count(), 1, "{name}");
         }
@@ -421,7 +438,7 @@ fn bounded_pool() -> Outcome {
         jobs.join_all().await;
         store.close().await;
         assert_eq!(
-            store.join_token_consume("t1").await,
+            store.join_token_fetch("t1").await,
             Err(Error::Unavailable("the datastore is closed".into()))
         );
     });

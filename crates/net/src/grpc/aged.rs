@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
-use tonic::transport::server::Connected;
 
 use super::tcp_server;
 use crate::cork::Corked;
+use crate::tls::TlsConnection;
 
 /// Ages that connections have: about one a second of the 36 seconds that ages of three minutes differ by.
 const AGES: u32 = 32;
@@ -27,16 +26,15 @@ const AGES: u32 = 32;
 ///
 /// # Errors
 /// Those of tonic, where a server ends by itself.
-pub async fn serve_aged<I, IO, IE>(
+pub async fn serve_aged<I, E>(
     age: Duration,
     routes: Routes,
     incoming: I,
     signal: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error>
 where
-    I: Stream<Item = Result<IO, IE>>,
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    IE: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: Stream<Item = Result<TlsConnection, E>>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let servers = FuturesUnordered::new();
     let mut queues = Vec::new();

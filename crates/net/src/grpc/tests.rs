@@ -1,16 +1,12 @@
 //! Channels and servers over unix sockets, and how servers end.
 
 use std::future::{pending, ready};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
 use tonic::Code;
 use tonic::service::Routes;
 
-use super::{Stopped, graceful, serve, serve_aged, serve_unix, unix_channel, unix_server};
+use super::{Stopped, graceful, serve, serve_unix, unix_channel, unix_server};
 use crate::fixture::{Echo, call};
 use crate::tls::UnixConnector;
 use crate::uds::UnixEndpoint;
@@ -83,38 +79,4 @@ async fn a_call_that_does_not_end_is_not_waited_for_longer_than_the_limit() {
     });
     assert_eq!(stopped.await.expect("no error"), Stopped::Forced);
     assert!(started.elapsed() >= super::GRACEFUL_STOP_TIMEOUT);
-}
-
-#[tokio::test]
-async fn old_connections_are_replaced_under_calls() {
-    let dir = tempfile::tempdir().expect("directory");
-    let path = dir.path().join("api.sock");
-    let incoming = UnixEndpoint::workload(&path).bind().expect("bound");
-    let accepted = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&accepted);
-    let incoming = incoming.inspect(move |_| {
-        count.fetch_add(1, Ordering::Relaxed);
-    });
-    let (stop, stopped) = oneshot::channel::<()>();
-    let stopped = async {
-        let _ = stopped.await;
-    };
-    let server = tokio::spawn(graceful(stopped, |signal| {
-        serve_aged(Duration::from_millis(50), Routes::new(Echo), incoming, signal)
-    }));
-    let channel = unix_channel(UnixConnector::new(&path));
-    // More often than there are ages.
-    let mut served = 0;
-    while accepted.load(Ordering::Relaxed) < 40 {
-        match call(&channel).await {
-            Ok(_) => served += 1,
-            // Not sent: hyper had it in its queue when the connection was to end.
-            Err(status) => assert_eq!(status.code(), Code::Cancelled, "{status}"),
-        }
-    }
-    assert!(served > 40, "{served}");
-    stop.send(()).expect("it runs");
-    drop(channel);
-    assert_eq!(server.await.expect("task").expect("served"), Stopped::Gracefully);
-    assert!(!path.exists());
 }

@@ -1,6 +1,6 @@
 //! Accepting TLS connections: many handshakes at once, each with a deadline, none able to hold up the others.
 
-use std::io;
+use std::io::{self, IoSlice, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use super::sockets::{Dealer, Sockets};
 use super::{
     ALPN_ACME, ALPN_H2, ALPN_HTTP11, Authorize, Identity, TlsPolicy, TlsSetupError, TrustSource, VerifiedPeer,
 };
+use crate::cork::Keep;
 use crate::forward::write_to;
 use crate::places::{Place, Places};
 use crate::preface::PrefaceDeadline;
@@ -424,6 +425,16 @@ impl Connected for TlsConnection {
 
     fn connect_info(&self) -> TlsInfo {
         self.info.clone()
+    }
+}
+
+impl Keep for TlsConnection {
+    fn keep_at_most(&mut self, octets: usize) {
+        self.stream.get_mut().1.set_buffer_limit(Some(octets));
+    }
+
+    fn keep(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.get_mut().1.writer().write_vectored(pieces)
     }
 }
 

@@ -5,11 +5,16 @@ use std::collections::HashSet;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
+use tokio::sync::oneshot;
 use tonic::Code;
+use tonic::service::Routes;
 
 use super::peer::UnverifiedServer;
 use super::{
@@ -17,7 +22,7 @@ use super::{
     TrustSource,
 };
 use crate::fixture::{Echo, TestCa, call};
-use crate::grpc::{serve, tcp_channel, tcp_server};
+use crate::grpc::{Stopped, graceful, serve, serve_aged, tcp_channel, tcp_server};
 
 const SERVER: &str = "spiffe://a.test/spire/server";
 const AGENT: &str = "spiffe://a.test/spire/agent/x";
@@ -59,6 +64,43 @@ fn identity(ca: &TestCa, id: &str) -> Arc<Identity> {
 fn members(ids: &[&str]) -> Authorize {
     let trust_domain = TrustDomain::parse("a.test").expect("valid");
     Authorize::MemberOrOneOf { trust_domain, ids: ids.iter().map(|text| id(text)).collect::<HashSet<_>>() }
+}
+
+#[tokio::test]
+async fn old_connections_are_replaced_under_calls() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let clients = ClientAuth { trust: trust.clone(), authorize: members(&[]) };
+    let tls = ServerTls::grpc(identity(&ca, SERVER), clients, ANY).expect("a configuration");
+    let incoming = tls.bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("bound");
+    let port = incoming.local_addr().expect("an address").port();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let incoming = incoming.inspect(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        let _ = stopped.await;
+    };
+    let server = tokio::spawn(graceful(stopped, |signal| {
+        serve_aged(Duration::from_millis(50), Routes::new(Echo), incoming, signal)
+    }));
+    let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
+    let channel = tcp_channel("127.0.0.1", port, client).expect("an address");
+    // More often than there are ages.
+    let mut served = 0;
+    while accepted.load(Ordering::Relaxed) < 40 {
+        match call(&channel).await {
+            Ok(_) => served += 1,
+            // Not sent: hyper had it in its queue when the connection was to end.
+            Err(status) => assert_eq!(status.code(), Code::Cancelled, "{status}"),
+        }
+    }
+    assert!(served > 40, "{served}");
+    stop.send(()).expect("it runs");
+    drop(channel);
+    assert_eq!(server.await.expect("task").expect("served"), Stopped::Gracefully);
 }
 
 async fn start(

@@ -172,8 +172,14 @@ pub trait Nodes {
     /// Stores a node with its selectors after an attestation: new, or replacing what the last
     /// attestation of that agent left. One transaction.
     async fn node_attest(&self, node: &Node) -> Result<Written<Node>>;
+    /// As [`Nodes::node_attest`], for an agent that came with a join token, which the same transaction uses up: two
+    /// agents never both have it, and none loses it without being stored. `None`, and nothing is written, if there
+    /// is no such token.
+    async fn node_attest_by_token(&self, node: &Node, token: &str) -> Result<Option<Written<Node>>>;
     /// One node; its selectors too.
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>>;
+    /// One node as its row has it, without selectors: what each call of an agent is checked against.
+    async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>>;
     /// Those of the ids that exist, with selectors.
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>>;
     /// Nodes in row order, all or a page of them.
@@ -206,9 +212,10 @@ pub trait Nodes {
 pub trait JoinTokens {
     /// Stores a token. [`Error::AlreadyExists`] if it is there.
     async fn join_token_create(&self, token: &JoinToken) -> Result<()>;
-    /// Removes a token and returns it: one statement that touches one row or none, so two agents can never
-    /// both have it. A power cut may bring it back, unless something was written since.
-    async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>>;
+    /// A token that was not used yet; [`Nodes::node_attest_by_token`] uses it.
+    async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>>;
+    /// Removes a token. Whether it was there.
+    async fn join_token_delete(&self, token: &str) -> Result<bool>;
     /// Removes tokens that expired before the time.
     async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()>;
 }

@@ -418,7 +418,7 @@ impl Authorizer {
         if self.remembers(id, serial) {
             return Ok(());
         }
-        let fetched = self.live.store().node_fetch(id);
+        let fetched = self.live.store().node_row(id);
         let fetched = if self.knew(id, serial) {
             tokio::time::timeout(PATIENCE, fetched).await.unwrap_or_else(|_| Err(no_answer()))
         } else {

@@ -9,6 +9,7 @@ mod bundle;
 pub mod caller;
 mod convert;
 mod debug;
+mod encoded;
 mod entry;
 mod health;
 mod intake;

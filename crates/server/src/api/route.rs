@@ -28,6 +28,7 @@ use tracing::field::Empty;
 use super::Api;
 use super::audit::Audit;
 use super::caller::{Allowed, Denial, Granted, Peer, Proof};
+use super::encoded;
 use super::intake::Intake;
 use super::judge::{Judge, Shown};
 use super::measured::MeasuredCall;
@@ -150,6 +151,41 @@ where
         Box::pin(async move { grpc::<Q, A>().streaming(bound, request).await })
     })
     .with_stream()
+}
+
+/// As [`streaming`], for answers that are encoded already.
+pub(super) fn exchange<P, Q, H, F>(path: &'static str, handler: H) -> Route
+where
+    P: Proof,
+    Q: Message + Default + Send + 'static,
+    H: Fn(Arc<Call>, P, Streaming<Q>) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Result<encoded::Answers, Status>> + Send + 'static,
+{
+    Route::new(path, Requests::Stream, move |call: Arc<Call>, proof: P, request| {
+        Box::pin(async move {
+            encoded::response(match requests(request) {
+                Ok(requests) => handler(call, proof, requests).await,
+                Err(status) => Err(status),
+            })
+        })
+    })
+    .with_stream()
+}
+
+/// The requests of a stream. Compressed ones are refused in tonic's words, which `Grpc` says for all other methods.
+fn requests<Q: Message + Default + Send + 'static>(request: Request<Body>) -> Result<Streaming<Q>, Status> {
+    match request.headers().get("grpc-encoding").map(|encoding| encoding.to_str()) {
+        None | Some(Ok("identity")) => {
+            let decoder = MessageDecoder(PhantomData);
+            Ok(Streaming::new_request(decoder, request.into_body(), None, Some(MESSAGE_SIZE_MAX)))
+        }
+        Some(encoding) => {
+            let encoding = encoding.unwrap_or_default();
+            Err(Status::unimplemented(format!(
+                "Content is compressed with `{encoding}` which isn't supported"
+            )))
+        }
+    }
 }
 
 /// A method with one request and a stream of answers.

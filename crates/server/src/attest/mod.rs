@@ -63,21 +63,23 @@ pub enum JoinTokenError {
     Id(IdError),
 }
 
-/// Takes a join token as proof. It is consumed by one statement of the datastore, so it never admits two.
+/// Takes a join token as proof. It is used up as its agent is stored ([`spire_ports::datastore::Nodes::node_attest_by_token`]), so it
+/// never admits two, and an attestation that fails later does not cost it.
 ///
 /// # Errors
-/// [`JoinTokenError`]; an expired token is gone all the same.
+/// [`JoinTokenError`]; an expired token is gone after that.
 pub async fn join_token<S: JoinTokens + ?Sized>(
     store: &S,
     trust_domain: &TrustDomain,
     token: &str,
     now: Timestamp,
 ) -> Result<Attestation, JoinTokenError> {
-    let consumed = store.join_token_consume(token).await?.ok_or(JoinTokenError::Unknown)?;
-    if consumed.expires_at < now {
+    let found = store.join_token_fetch(token).await?.ok_or(JoinTokenError::Unknown)?;
+    if found.expires_at < now {
+        store.join_token_delete(token).await?;
         return Err(JoinTokenError::Expired);
     }
-    let agent_id = join_token_agent(trust_domain, &consumed.token).map_err(JoinTokenError::Id)?;
+    let agent_id = join_token_agent(trust_domain, token).map_err(JoinTokenError::Id)?;
     Ok(Attestation { agent_id, selectors: Selectors::default(), can_reattest: false })
 }
 

@@ -75,12 +75,24 @@ impl LiveEntries {
     /// # Errors
     /// The datastore's.
     pub async fn attest_node(&self, node: &Node) -> Result<Node> {
-        let written = self.store.node_attest(node).await?;
+        Ok(self.attested(self.store.node_attest(node).await?))
+    }
+
+    /// Stores a node that a join token admits, which is used up with that. `None` if there is no such token (any more).
+    ///
+    /// # Errors
+    /// The datastore's.
+    pub async fn attest_node_by_token(&self, node: &Node, token: &str) -> Result<Option<Node>> {
+        let written = self.store.node_attest_by_token(node, token).await?;
+        Ok(written.map(|written| self.attested(written)))
+    }
+
+    fn attested(&self, written: Written<Node>) -> Node {
         self.apply(|next, writer, changes| {
             remember(&mut writer.own_node_events, written.event);
             put_node(next, changes, &written.value, written.event);
         });
-        Ok(written.value)
+        written.value
     }
 
     /// Sets fields of a node. A ban ends its streams.

@@ -48,7 +48,7 @@ struct StoredAgents(Arc<dyn DataStore>);
 #[async_trait]
 impl AgentStore for StoredAgents {
     async fn is_attested(&self, agent_id: &SpiffeId) -> Result<bool, HostError> {
-        match self.0.node_fetch(agent_id).await {
+        match self.0.node_row(agent_id).await {
             Ok(node) => Ok(node.is_some()),
             Err(error @ datastore::Error::Unavailable(_)) => {
                 Err(HostError::new(ErrorKind::Unavailable, error.to_string()))

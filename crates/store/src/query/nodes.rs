@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::entries::by_rows;
 use super::entry_writes::delete_row;
-use super::{borrowed, count, each_row, filter, node_event, page, readable};
+use super::{borrowed, count, each_row, filter, node_event, page, readable, tokens};
 use crate::convert::{Interner, flag, integer, json_texts, now, spiffe_id, text_or_empty, time_or_none};
 use crate::fault::Sql;
 use crate::sql::{Isolation, Param, Row, Session, params};
@@ -27,9 +27,23 @@ impl Nodes for SqlStore {
         self.write(Isolation::Statement, move |conn| attest(conn, &node)).await
     }
 
+    async fn node_attest_by_token(&self, node: &Node, token: &str) -> Result<Option<Written<Node>>> {
+        let (node, token) = (node.clone(), token.to_owned());
+        self.write(Isolation::Statement, move |conn| {
+            let is_there = tokens::delete(conn, &token)?;
+            is_there.then(|| attest(conn, &node)).transpose()
+        })
+        .await
+    }
+
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>> {
         let id = id.clone();
         self.read_row(move |conn| by_id(conn, &id)).await
+    }
+
+    async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>> {
+        let id = id.clone();
+        self.read_row(move |conn| row_by_id(conn, &id)).await
     }
 
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>> {
@@ -253,8 +267,14 @@ fn selectors_of(conn: &mut dyn Session, id: &SpiffeId) -> Sql<Selectors> {
 }
 
 fn by_id(conn: &mut dyn Session, id: &SpiffeId) -> Sql<Option<Node>> {
+    let Some(mut node) = row_by_id(conn, id)? else { return Ok(None) };
+    node.selectors = selectors_of(conn, id)?;
+    Ok(Some(node))
+}
+
+fn row_by_id(conn: &mut dyn Session, id: &SpiffeId) -> Sql<Option<Node>> {
     let sql = format!("{SELECT} WHERE N.spiffe_id = ?1");
-    Ok(load(conn, &sql, params![id.as_str()], true)?.pop().and_then(|(_, node)| node))
+    Ok(load(conn, &sql, params![id.as_str()], false)?.pop().and_then(|(_, node)| node))
 }
 
 /// Nodes of a query that starts with [`SELECT`], with their selectors if wanted. Those that cannot be read

@@ -7,7 +7,8 @@ use spire_ports::datastore::{JoinTokens, Result};
 
 use super::first_row;
 use crate::convert::{now, number_or_zero};
-use crate::sql::{Durable, Isolation, params};
+use crate::fault::Sql;
+use crate::sql::{Isolation, Session, params};
 use crate::store::SqlStore;
 
 #[async_trait]
@@ -24,20 +25,20 @@ impl JoinTokens for SqlStore {
         .await
     }
 
-    async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>> {
+    async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>> {
         let token = token.to_owned();
-        // The agent learns nothing before its node is stored, and that is on disk with this.
-        self.write_durable(Durable::WithNext, Isolation::Statement, move |conn| {
+        self.read_row(move |conn| {
             let expiry = "SELECT expiry FROM join_tokens WHERE token = ?1";
-            let Some(expiry) = first_row(conn, expiry, params![&token], |row| number_or_zero(row, 0))? else {
-                return Ok(None);
-            };
-            // Of two that found the row, one deletes it; the other waits for that, and touches none.
-            let deleted = conn.execute("DELETE FROM join_tokens WHERE token = ?1", params![&token])?;
-            let expires_at = Timestamp::from_unix(expiry);
-            Ok((deleted == 1).then(|| JoinToken { token: token.clone(), expires_at }))
+            let expiry = first_row(conn, expiry, params![&token], |row| number_or_zero(row, 0))?;
+            let found = |expiry| JoinToken { token: token.clone(), expires_at: Timestamp::from_unix(expiry) };
+            Ok(expiry.map(found))
         })
         .await
+    }
+
+    async fn join_token_delete(&self, token: &str) -> Result<bool> {
+        let token = token.to_owned();
+        self.write(Isolation::Statement, move |conn| delete(conn, &token)).await
     }
 
     async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()> {
@@ -47,4 +48,9 @@ impl JoinTokens for SqlStore {
         })
         .await
     }
+}
+
+/// Whether there was one: of two who want it, one deletes it; the other waits for that, and touches no row.
+pub(super) fn delete(conn: &mut dyn Session, token: &str) -> Sql<bool> {
+    Ok(conn.execute("DELETE FROM join_tokens WHERE token = ?1", params![token])? == 1)
 }

@@ -66,16 +66,6 @@ pub(crate) enum Isolation {
     Absence,
 }
 
-/// When a transaction that writes must be on disk. It is seen by all others once it is committed, either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Durable {
-    /// No later than the next one that is on disk when it ends: for what nobody is told of before such a one. Only
-    /// SQLite makes use of it; it waits for the disk by itself and not along with others' transactions.
-    WithNext,
-    /// When it ends.
-    Now,
-}
-
 /// The savepoints of a batch, one an item, on databases where a statement that fails would end the transaction.
 #[derive(Default)]
 pub(crate) struct Savepoints {

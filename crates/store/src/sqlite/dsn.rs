@@ -6,7 +6,6 @@ use std::time::Duration;
 use spire_ports::datastore::{Error, Result};
 
 use super::{BUSY_TIMEOUT, CACHE_SIZE};
-use crate::sql::Durable;
 
 /// When SQLite waits for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +17,13 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The statement by which commits are durable then.
-    pub(crate) fn pragma(self, durable: Durable) -> &'static str {
-        match (self, durable) {
-            (Self::Off, _) => "PRAGMA synchronous = OFF",
-            (Self::Full, Durable::Now) => "PRAGMA synchronous = FULL",
-            (Self::Extra, Durable::Now) => "PRAGMA synchronous = EXTRA",
-            // The log is not waited for, but the next commit that waits for it waits for all of it.
-            (Self::Normal, _) | (Self::Full | Self::Extra, Durable::WithNext) => {
-                "PRAGMA synchronous = NORMAL"
-            }
+    /// The statement that sets it.
+    pub(crate) fn pragma(self) -> &'static str {
+        match self {
+            Self::Off => "PRAGMA synchronous = OFF",
+            Self::Normal => "PRAGMA synchronous = NORMAL",
+            Self::Full => "PRAGMA synchronous = FULL",
+            Self::Extra => "PRAGMA synchronous = EXTRA",
         }
     }
 }

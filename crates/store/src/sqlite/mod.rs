@@ -16,7 +16,6 @@ pub(crate) use session::SqliteSession;
 pub(crate) use writer::Writer;
 
 use crate::fault::{Fault, Sql};
-use crate::sql::Durable;
 
 /// How many prepared statements a connection keeps: more than this crate has texts in common use.
 const STATEMENTS: usize = 96;
@@ -27,7 +26,7 @@ pub(crate) fn open_writer(dsn: &Dsn) -> Sql<SqliteSession> {
     // The reference forces both, whatever the connection string says.
     let set = || -> rusqlite::Result<()> {
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        conn.execute_batch(dsn.level().pragma(Durable::Now))?;
+        conn.execute_batch(dsn.level().pragma())?;
         // Pages that a savepoint may restore are kept in memory, not in a temporary file.
         conn.pragma_update(None, "temp_store", "MEMORY")?;
         conn.pragma_update(None, "foreign_keys", true)
@@ -76,3 +75,22 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Page cache of a connection, unless the connection string says: SQLite's own default, 2 MiB.
 const CACHE_SIZE: i64 = -2000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_wait_for_the_disk_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        for (parameters, expected) in
+            [("", 2), ("?_synchronous=EXTRA", 3), ("?_sync=NORMAL", 1), ("?_synchronous=OFF", 0)]
+        {
+            let dsn = Dsn::parse(&format!("{}{parameters}", folder.path().join("db").display())).unwrap();
+            let writer = open_writer(&dsn).map_err(|fault| fault.0).unwrap();
+            let level: i64 =
+                writer.connection().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!(level, expected, "{parameters}");
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! The one thread that writes. Jobs that queue up while it is busy share a transaction, so that a burst of
-//! writers pays for one wait on the disk; each is told of success only after the commit. A job that need not be on disk
-//! before a later one is waits for no disk of its own.
+//! writers pays for one wait on the disk; each is told of success only after the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -10,10 +9,10 @@ use spire_ports::datastore::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::dsn::{Dsn, Level};
+use super::dsn::Dsn;
 use super::session::SqliteSession;
 use crate::fault::{Fault, Sql};
-use crate::sql::{Durable, Session};
+use crate::sql::Session;
 
 /// How many jobs may wait; beyond that callers wait to hand theirs in.
 const QUEUE: usize = 256;
@@ -28,14 +27,8 @@ pub(crate) struct Writer {
 }
 
 enum Message {
-    Work(Work),
+    Work(Box<dyn Job>),
     Close,
-}
-
-/// A job, and when it must be on disk.
-struct Work {
-    job: Box<dyn Job>,
-    durable: Durable,
 }
 
 /// Something to write, with someone who waits for it.
@@ -86,26 +79,24 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(mut conn: SqliteSession, dsn: &Dsn) -> Result<Self> {
         let (messages, queue) = mpsc::channel(QUEUE);
-        let (path, level) = (dsn.display().to_owned(), dsn.level());
+        let path = dsn.display().to_owned();
         let thread = std::thread::Builder::new()
             .name("sql-writer".into())
-            .spawn(move || serve(&mut conn, queue, level, &path))
+            .spawn(move || serve(&mut conn, queue, &path))
             .map_err(|error| Error::Unavailable(format!("cannot start the writer: {error}")))?;
         Ok(Self { messages, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Runs the work in a transaction; when this returns `Ok`, it is on disk, or will be no later than what is written
-    /// next. The work may share its transaction with others, and its effects are undone when it fails.
+    /// Runs the work in a transaction; when this returns `Ok`, it is on disk. The work may share its transaction with others,
+    /// and its effects are undone when it fails.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        durable: Durable,
         work: impl FnOnce(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
         let closed = || Error::Unavailable("the datastore is closed".into());
         let (reply, outcome) = oneshot::channel();
         let task = Task { work: Some(work), outcome: Err(closed()), reply };
-        let work = Work { job: Box::new(task), durable };
-        self.messages.send(Message::Work(work)).await.map_err(|_| closed())?;
+        self.messages.send(Message::Work(Box::new(task))).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
     }
 
@@ -123,12 +114,11 @@ impl Writer {
     }
 }
 
-fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, level: Level, path: &str) {
-    let mut transactions = Transactions { conn, level, pragma: level.pragma(Durable::Now), path };
-    let mut left = None;
-    while let Some(message) = left.take().map(Message::Work).or_else(|| queue.blocking_recv()) {
+fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, path: &str) {
+    let mut transactions = Transactions { conn, path };
+    while let Some(message) = queue.blocking_recv() {
         match message {
-            Message::Work(work) => left = transactions.run(work, &mut queue),
+            Message::Work(job) => transactions.run(job, &mut queue),
             // The rest of the queue is still served; `recv` ends after it.
             Message::Close => queue.close(),
         }
@@ -138,22 +128,18 @@ fn serve(conn: &mut SqliteSession, mut queue: mpsc::Receiver<Message>, level: Le
 /// The connection that writes, transaction after transaction.
 struct Transactions<'a> {
     conn: &'a mut SqliteSession,
-    level: Level,
-    /// The statement by which the connection commits as it does at present.
-    pragma: &'static str,
     path: &'a str,
 }
 
 impl Transactions<'_> {
-    /// Serves one job and those that wait behind it in one transaction. Returns the job that must have another one.
-    fn run(&mut self, first: Work, queue: &mut mpsc::Receiver<Message>) -> Option<Work> {
-        let durable = first.durable;
-        if let Err(fault) = self.begin(durable) {
-            first.job.refuse(reported(fault, self.path));
-            return None;
+    /// Serves one job and those that wait behind it in one transaction.
+    fn run(&mut self, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Message>) {
+        if let Err(error) = self.conn.control("BEGIN IMMEDIATE") {
+            first.refuse(reported(error.into(), self.path));
+            return;
         }
         let mut jobs = Vec::new();
-        let (mut next, mut left) = (Some(first.job), None);
+        let mut next = Some(first);
         let mut lost = Ok(());
         while let Some(mut job) = next.take() {
             let ran = if jobs.is_empty() {
@@ -172,8 +158,7 @@ impl Transactions<'_> {
             }
             if jobs.len() < JOBS_PER_TRANSACTION {
                 match queue.try_recv() {
-                    Ok(Message::Work(work)) if work.durable <= durable => next = Some(work.job),
-                    Ok(Message::Work(work)) => left = Some(work),
+                    Ok(Message::Work(job)) => next = Some(job),
                     Ok(Message::Close) => queue.close(),
                     Err(_) => {}
                 }
@@ -188,17 +173,6 @@ impl Transactions<'_> {
         for job in jobs {
             job.settle(&ended);
         }
-        left
-    }
-
-    fn begin(&mut self, durable: Durable) -> Sql<()> {
-        let pragma = self.level.pragma(durable);
-        if self.pragma != pragma {
-            // SQLite heeds this when it reads the statement, so a prepared one would do nothing.
-            self.conn.batch(pragma)?;
-            self.pragma = pragma;
-        }
-        Ok(self.conn.control("BEGIN IMMEDIATE")?)
     }
 
     fn commit(&self) -> Result<()> {
@@ -243,63 +217,4 @@ fn savepoint(conn: &mut SqliteSession, run: impl FnOnce(&mut dyn Session) -> boo
 fn reported(fault: Fault, path: &str) -> Error {
     error!(subsystem_name = "sql", path, error = %fault.0, "Failed to write to the database");
     fault.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sqlite::open_writer;
-
-    #[tokio::test]
-    async fn waits_for_the_disk_where_it_must() {
-        let folder = tempfile::tempdir().unwrap();
-        for (parameters, now, with_next) in
-            [("", 2, 1), ("?_synchronous=EXTRA", 3, 1), ("?_synchronous=OFF", 0, 0)]
-        {
-            let dsn = Dsn::parse(&format!("{}{parameters}", folder.path().join("db").display())).unwrap();
-            let writer = Writer::start(open_writer(&dsn).unwrap(), &dsn).unwrap();
-            for (durable, expected) in [
-                (Durable::Now, now),
-                (Durable::WithNext, with_next),
-                (Durable::Now, now),
-                (Durable::Now, now),
-            ] {
-                let level = writer.write(durable, synchronous).await.unwrap();
-                assert_eq!(level, expected, "{durable:?} {parameters}");
-            }
-            writer.close().await;
-        }
-    }
-
-    /// One that must be on disk at once does not share the transaction of one that need not.
-    #[tokio::test]
-    async fn strict_jobs_behind_lenient_ones_have_a_transaction_of_their_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let dsn = Dsn::parse(&folder.path().join("db").display().to_string()).unwrap();
-        let writer = Writer::start(open_writer(&dsn).unwrap(), &dsn).unwrap();
-        let (hold, held) = std::sync::mpsc::channel::<()>();
-        let first = writer.write(Durable::WithNext, move |conn| {
-            // Until the others are in the queue.
-            let _ = held.recv();
-            synchronous(conn)
-        });
-        let (second, third) =
-            (writer.write(Durable::WithNext, synchronous), writer.write(Durable::Now, synchronous));
-        let fourth = writer.write(Durable::WithNext, synchronous);
-        let all =
-            async { tokio::join!(biased; first, second, third, fourth, async { hold.send(()).unwrap() }) };
-        let (first, second, third, fourth, ()) = all.await;
-        let levels = [first, second, third, fourth].map(|level| level.unwrap());
-        assert_eq!(levels, [1, 1, 2, 2]);
-        writer.close().await;
-    }
-
-    fn synchronous(conn: &mut dyn Session) -> Sql<i64> {
-        let mut level = -1;
-        conn.query("PRAGMA synchronous", &[], &mut |row| {
-            level = crate::convert::number_or_zero(row, 0)?;
-            Ok(true)
-        })?;
-        Ok(level)
-    }
 }

@@ -39,7 +39,12 @@ macro_rules! datastore_cases {
                 deletion_takes_selectors_along, deletion_takes_the_token_alias_along, expired_nodes_are_pruned,
                 nodes_as_a_naive_model_lists_them, selectors_are_replaced_as_a_set,
             ];
-            tokens: [a_token_is_consumed_once, fifty_callers_share_one_token, expired_tokens_are_pruned];
+            tokens: [
+                a_token_is_there_until_it_is_deleted,
+                a_token_admits_one_node,
+                fifty_callers_share_one_token,
+                expired_tokens_are_pruned,
+            ];
             federation: [
                 a_relationship_reads_back, its_bundle_is_stored_with_it, updates_set_named_fields,
                 deletion_keeps_the_bundle, list_pages_in_row_order,

@@ -21,6 +21,9 @@ pub async fn an_attested_node_reads_back(store: Arc<dyn DataStore>) {
     let written = store.node_attest(&wanted).await.unwrap();
     assert_eq!(written.value, wanted);
     assert_eq!(store.node_fetch(&wanted.spiffe_id).await, Ok(Some(wanted.clone())));
+    let row = Node { selectors: Selectors::default(), ..wanted.clone() };
+    assert_eq!(store.node_row(&wanted.spiffe_id).await, Ok(Some(row)));
+    assert_eq!(store.node_row(&id("/none")).await, Ok(None));
     let plain = node("/spire/agent/b");
     store.node_attest(&plain).await.unwrap();
     let mut found =

@@ -76,8 +76,8 @@ async fn attest(
     let (kind, payload, csr) =
         params(first).map_err(|missing| fail_with(Code::InvalidArgument, "malformed param", missing))?;
     call.audit.add("node_attestor_type", kind.clone());
-    let attestation = judge(call, &kind, payload, requests, answers).await?;
-    admit(call, &kind, attestation, csr).await
+    let judged = judge(call, &kind, payload, requests, answers).await?;
+    admit(call, &kind, judged, csr).await
 }
 
 fn params(first: wire::AttestAgentRequest) -> Result<(String, Bytes, Bytes), &'static str> {
@@ -96,26 +96,26 @@ fn params(first: wire::AttestAgentRequest) -> Result<(String, Bytes, Bytes), &'s
     Ok((data.r#type, data.payload, svid.csr))
 }
 
-/// What the proof establishes.
+/// What a proof establishes.
+struct Judged {
+    attestation: Attestation,
+    /// The join token that it was.
+    token: Option<String>,
+}
+
 async fn judge(
     call: &Call,
     kind: &str,
     payload: Bytes,
     requests: &mut Streaming<wire::AttestAgentRequest>,
     answers: &Answers,
-) -> Result<Attestation, Status> {
+) -> Result<Judged, Status> {
     let context = Context { node_attestor_type: Some(kind), ..Context::default() };
     if kind == JOIN_TOKEN {
-        let token = String::from_utf8_lossy(&payload);
-        return join_token(&**call.store(), call.api.trust_domain(), &token, call.api.now()).await.map_err(
-            |error| {
-                let code = match error {
-                    JoinTokenError::Unknown | JoinTokenError::Expired => Code::InvalidArgument,
-                    JoinTokenError::Store(_) | JoinTokenError::Id(_) => Code::Internal,
-                };
-                context.fail(code, &error.to_string())
-            },
-        );
+        let token = String::from_utf8_lossy(&payload).into_owned();
+        let attested = join_token(&**call.store(), call.api.trust_domain(), &token, call.api.now()).await;
+        let attestation = attested.map_err(|error| refused(context, &error))?;
+        return Ok(Judged { attestation, token: Some(token) });
     }
     let attestor = call.api.deps.attestors.named(kind).ok_or_else(|| {
         let cause = format!("could not find node attestor type {}", quoted(kind));
@@ -126,17 +126,21 @@ async fn judge(
     attestor
         .attest(payload, &mut challenger)
         .await
+        .map(|attestation| Judged { attestation, token: None })
         .map_err(|error| context.fail(plugin_code(error.kind), &error.to_string()))
 }
 
+fn refused(context: Context<'_>, error: &JoinTokenError) -> Status {
+    let code = match error {
+        JoinTokenError::Unknown | JoinTokenError::Expired => Code::InvalidArgument,
+        JoinTokenError::Store(_) | JoinTokenError::Id(_) => Code::Internal,
+    };
+    context.fail(code, &error.to_string())
+}
+
 /// Stores the agent and gives it its SVID.
-async fn admit(
-    call: &Call,
-    kind: &str,
-    attestation: Attestation,
-    csr: Bytes,
-) -> Result<answered::Result, Status> {
-    let Attestation { agent_id, mut selectors, can_reattest } = attestation;
+async fn admit(call: &Call, kind: &str, judged: Judged, csr: Bytes) -> Result<answered::Result, Status> {
+    let Attestation { agent_id, mut selectors, can_reattest } = judged.attestation;
     let context =
         Context { node_attestor_type: Some(kind), agent_id: Some(agent_id.as_str()), ..Context::default() };
     call.audit.add("agent_id", agent_id.to_string());
@@ -146,7 +150,7 @@ async fn admit(
     check_agent_id(call, &agent_id, kind, context)?;
     let known = call
         .store()
-        .node_fetch(&agent_id)
+        .node_row(&agent_id)
         .await
         .map_err(|e| context.fail_with(Code::Internal, "failed to fetch agent", e))?;
     if known.as_ref().is_some_and(Node::is_banned) {
@@ -166,7 +170,15 @@ async fn admit(
     };
     let what =
         if known.is_some() { "failed to update attested agent" } else { "failed to create attested agent" };
-    call.api.deps.live.attest_node(&node).await.map_err(|e| context.fail_with(Code::Internal, what, e))?;
+    let live = &call.api.deps.live;
+    let stored = match judged.token {
+        None => live.attest_node(&node).await.map(Some),
+        Some(token) => live.attest_node_by_token(&node, &token).await,
+    };
+    // Another agent may have used the token meanwhile.
+    stored
+        .map_err(|e| context.fail_with(Code::Internal, what, e))?
+        .ok_or_else(|| refused(context, &JoinTokenError::Unknown))?;
     tracing::info!(
         node_attestor_type = kind,
         agent_id = %agent_id,

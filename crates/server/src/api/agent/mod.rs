@@ -54,7 +54,7 @@ async fn renew_agent(
     call.limit(Bucket::X509, 1, "renew agent rate limiting").await?;
     let node = call
         .store()
-        .node_fetch(caller.id())
+        .node_row(caller.id())
         .await
         .map_err(|e| fail_with(Code::Internal, "failed to fetch agent", e))?
         .ok_or_else(|| fail(Code::NotFound, "agent not found"))?;

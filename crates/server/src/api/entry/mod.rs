@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use super::audit::Fields;
 use super::caller::AdminCaller;
 use super::convert::{match_name, member_id, paging, selectors_text, workload_id};
-use super::route::{Call, Route, streaming, unary};
+use super::route::{Call, Route, exchange, unary};
 use super::status::{self, Context, fail, fail_with, store_code};
 use crate::entries::entry_to_wire;
 use convert::{WireFilter, apply_mask};
@@ -31,7 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
         unary("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", batch_update),
         unary("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", batch_delete),
         unary("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", sync::authorized_entries),
-        streaming("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", sync::sync_authorized_entries),
+        exchange("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", sync::sync_authorized_entries),
     ]
 }
 

@@ -12,7 +12,6 @@ use prost::encoding::{encoded_len_varint, key_len};
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::EncodeBuf;
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
@@ -20,7 +19,8 @@ use tracing::Instrument as _;
 use super::convert::apply_mask;
 use super::ids::SyncRequest;
 use crate::api::caller::AgentCaller;
-use crate::api::route::{Call, Replies, Reply};
+use crate::api::encoded::{Answers, Encoded};
+use crate::api::route::{Call, Reply};
 use crate::entries::{
     Answer, Payload, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text, text_len,
 };
@@ -41,17 +41,6 @@ const AHEAD: usize = 1;
 /// are done in a second.
 const EXCHANGE_MAX: Duration = Duration::from_secs(600);
 
-/// An answer, encoded. It is made where the view is at hand: to own each record for a while, and no longer, would cost as
-/// much as to write it.
-pub(super) struct Encoded(Vec<u8>);
-
-impl Reply for Encoded {
-    fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&self.0);
-        Ok(())
-    }
-}
-
 /// How entries are shown.
 #[derive(Clone, Debug)]
 enum Shown {
@@ -70,51 +59,60 @@ impl Shown {
         }
     }
 
-    /// `GetAuthorizedEntriesResponse`, whose field 1 the entries are, or `SyncAuthorizedEntriesResponse`, whose field 2.
-    fn entries(&self, tag: u32, records: &[&ViewRecord], more: bool) -> Encoded {
-        let mut message = Vec::new();
-        match self {
-            Self::Encoded(answer) => {
-                let field = |len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
-                let whole: usize = records.iter().map(|record| field(answer.len(record))).sum();
-                message.reserve_exact(whole + MORE_LEN);
-                for record in records {
-                    put_head(tag, answer.len(record), &mut message);
-                    answer.write(record, &mut message);
+    /// How long the entries will be, as field `tag` of a message; 0 if that is not known before.
+    fn len(&self, tag: u32, records: &[&ViewRecord]) -> usize {
+        let Self::Encoded(answer) = self else { return 0 };
+        let field = |len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
+        records.iter().map(|record| field(answer.len(record))).sum()
+    }
+
+    /// Appends the entries as field `tag` of a message.
+    fn write(&self, tag: u32, records: &[&ViewRecord], message: &mut impl BufMut) {
+        for record in records {
+            match self {
+                Self::Encoded(answer) => {
+                    put_head(tag, answer.len(record), message);
+                    answer.write(record, message);
                 }
-            }
-            Self::Masked(mask) => {
-                for record in records {
+                Self::Masked(mask) => {
                     let mut entry = Payload::decode(record);
                     apply_mask(&mut entry, Some(mask));
-                    prost::encoding::message::encode(tag, &entry, &mut message);
+                    prost::encoding::message::encode(tag, &entry, message);
                 }
             }
         }
-        finish(message, more)
     }
+}
+
+/// A `SyncAuthorizedEntriesResponse` with entries, its field 2. It is made where the view is at hand: to own each record for a
+/// while, and no longer, would cost as much as to write it.
+fn entries(shown: &Shown, records: &[&ViewRecord], more: bool) -> Result<Encoded, Status> {
+    Encoded::new(shown.len(2, records) + MORE_LEN, |message| {
+        shown.write(2, records, message);
+        put_more(more, message);
+    })
 }
 
 /// A `SyncAuthorizedEntriesResponse` with revisions, its field 1.
-fn revisions(records: &[&ViewRecord], more: bool) -> Encoded {
-    let mut message = Vec::with_capacity(records.len() * REVISION_LEN + MORE_LEN);
-    for record in records {
-        let id = record.id.as_bytes();
-        let len = text_len(1, id) + number_len(2, record.revision) + number_len(3, record.created_at.unix());
-        put_head(1, len, &mut message);
-        put_text(1, id, &mut message);
-        put_number(2, record.revision, &mut message);
-        put_number(3, record.created_at.unix(), &mut message);
-    }
-    finish(message, more)
+fn revisions(records: &[&ViewRecord], more: bool) -> Result<Encoded, Status> {
+    Encoded::new(records.len() * REVISION_LEN + MORE_LEN, |message| {
+        for record in records {
+            let id = record.id.as_bytes();
+            let (revision, created_at) = (record.revision, record.created_at.unix());
+            put_head(1, text_len(1, id) + number_len(2, revision) + number_len(3, created_at), message);
+            put_text(1, id, message);
+            put_number(2, revision, message);
+            put_number(3, created_at, message);
+        }
+        put_more(more, message);
+    })
 }
 
-/// Adds field 3 of a `SyncAuthorizedEntriesResponse`.
-fn finish(mut message: Vec<u8>, more: bool) -> Encoded {
+/// Field 3 of a `SyncAuthorizedEntriesResponse`.
+fn put_more(more: bool, message: &mut Vec<u8>) {
     if more {
-        prost::encoding::bool::encode(3, &true, &mut message);
+        prost::encoding::bool::encode(3, &true, message);
     }
-    Encoded(message)
 }
 
 /// All entries of an agent in one answer, made when the connection takes it: one that is not read keeps nothing.
@@ -127,7 +125,10 @@ pub(super) struct AuthorizedEntries {
 impl Reply for AuthorizedEntries {
     fn write(self, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         let view = self.call.api.deps.live.view();
-        self.shown.entries(1, &authorized(&view, &self.caller), false).write(buffer)
+        let records = authorized(&view, &self.caller);
+        buffer.reserve(self.shown.len(1, &records));
+        self.shown.write(1, &records, buffer);
+        Ok(())
     }
 }
 
@@ -144,7 +145,7 @@ pub(super) async fn sync_authorized_entries(
     call: Arc<Call>,
     caller: AgentCaller,
     requests: Streaming<SyncRequest>,
-) -> Result<Replies<Encoded>, Status> {
+) -> Result<Answers, Status> {
     let (replies, receiver) = mpsc::channel(AHEAD);
     let session = call.api.session(&caller)?;
     let serve = async move {
@@ -164,7 +165,7 @@ pub(super) async fn sync_authorized_entries(
         }
     };
     tokio::spawn(serve.in_current_span());
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    Ok(receiver)
 }
 
 type Replying = mpsc::Sender<Result<Encoded, Status>>;
@@ -187,7 +188,7 @@ async fn serve_sync(
     let view = call.api.deps.live.snapshot();
     let records = authorized(&view, caller);
     if records.len() <= PAGE {
-        return send(replies, || shown.entries(2, &records, false)).await;
+        return send(replies, || entries(&shown, &records, false)).await;
     }
     let mut sent = 0;
     for page in records.chunks(PAGE) {
@@ -200,12 +201,12 @@ async fn serve_sync(
         for id in request.ids.iter() {
             let Some(record) = found.by_id(id) else { continue };
             if page.len() == PAGE {
-                send(replies, || shown.entries(2, &page, true)).await?;
+                send(replies, || entries(&shown, &page, true)).await?;
                 page.clear();
             }
             page.push(record);
         }
-        send(replies, || shown.entries(2, &page, false)).await?;
+        send(replies, || entries(&shown, &page, false)).await?;
     }
     Ok(())
 }
@@ -244,9 +245,9 @@ fn gone(status: Status) -> Result<Option<SyncRequest>, Status> {
 }
 
 /// Makes a message once there is a place for it.
-async fn send(replies: &Replying, encode: impl FnOnce() -> Encoded) -> Result<(), Status> {
+async fn send(replies: &Replying, encode: impl FnOnce() -> Result<Encoded, Status>) -> Result<(), Status> {
     let place = replies.reserve().await.map_err(|_| Status::cancelled("the agent went away"))?;
-    place.send(Ok(encode()));
+    place.send(Ok(encode()?));
     Ok(())
 }
 

@@ -66,6 +66,37 @@ async fn a_join_token_admits_one_agent_once() {
 }
 
 #[tokio::test]
+async fn an_attestation_that_fails_does_not_cost_the_token() {
+    let world = World::new().await;
+    let token = token(&world, None).await.value;
+    let mut garbage = params("join_token", token.as_bytes());
+    let Some(attest_agent_request::Step::Params(asked)) = &mut garbage.step else { unreachable!() };
+    asked.params.as_mut().unwrap().csr = Bytes::from_static(b"x");
+    let (code, text) = told(attest(&world, vec![garbage]).await);
+    assert_eq!((code, text.starts_with("failed to parse CSR")), (Code::InvalidArgument, true), "{text}");
+    assert_eq!(world.store.rows.lock().nodes.len(), 0);
+    attest(&world, vec![params("join_token", token.as_bytes())]).await.unwrap();
+    assert_eq!(world.store.rows.lock().tokens.len(), 0);
+}
+
+#[tokio::test]
+async fn of_many_agents_with_one_token_one_is_admitted() {
+    let world = World::new().await;
+    let token = token(&world, None).await.value;
+    let attempts = (0..8).map(|_| attest(&world, vec![params("join_token", token.as_bytes())]));
+    let outcomes = futures_util::future::join_all(attempts).await;
+    let (admitted, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    assert_eq!(admitted.len(), 1);
+    let text = "failed to attest: join token does not exist or has already been used";
+    for other in others {
+        assert_eq!(told(other), (Code::InvalidArgument, text.to_owned()));
+    }
+    let serial =
+        Certificate::from_der(admitted[0].as_ref().unwrap().svid.clone().unwrap().cert_chain[0].clone());
+    assert_eq!(&*world.store.rows.lock().nodes[0].serial_number, &*serial.unwrap().serial());
+}
+
+#[tokio::test]
 async fn an_expired_token_is_consumed_all_the_same() {
     let world = World::new().await;
     let token = token(&world, None).await;

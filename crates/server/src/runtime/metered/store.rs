@@ -208,8 +208,18 @@ impl Nodes for MeteredStore {
         self.both(names, self.store.node_attest(node)).await
     }
 
+    async fn node_attest_by_token(&self, node: &Node, token: &str) -> Result<Option<Written<Node>>> {
+        let names = [metric::DATASTORE_NODE_CREATE, metric::DATASTORE_NODE_SELECTORS_SET];
+        let attested = self.both(names, self.store.node_attest_by_token(node, token));
+        self.call(metric::DATASTORE_JOIN_TOKEN_DELETE, attested).await
+    }
+
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>> {
         self.call(metric::DATASTORE_NODE_FETCH, self.store.node_fetch(id)).await
+    }
+
+    async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>> {
+        self.call(metric::DATASTORE_NODE_FETCH, self.store.node_row(id)).await
     }
 
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>> {
@@ -260,9 +270,12 @@ impl JoinTokens for MeteredStore {
         self.call(metric::DATASTORE_JOIN_TOKEN_CREATE, self.store.join_token_create(token)).await
     }
 
-    async fn join_token_consume(&self, token: &str) -> Result<Option<JoinToken>> {
-        let names = [metric::DATASTORE_JOIN_TOKEN_FETCH, metric::DATASTORE_JOIN_TOKEN_DELETE];
-        self.both(names, self.store.join_token_consume(token)).await
+    async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>> {
+        self.call(metric::DATASTORE_JOIN_TOKEN_FETCH, self.store.join_token_fetch(token)).await
+    }
+
+    async fn join_token_delete(&self, token: &str) -> Result<bool> {
+        self.call(metric::DATASTORE_JOIN_TOKEN_DELETE, self.store.join_token_delete(token)).await
     }
 
     async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()> {
