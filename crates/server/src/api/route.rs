@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use prost::Message;
+use prost::{DecodeError, Message};
 use spire_net::grpc::MESSAGE_SIZE_MAX;
 use spire_ports::observe::{self, names};
 use tonic::body::Body;
@@ -157,7 +157,7 @@ where
 pub(super) fn exchange<P, Q, H, F>(path: &'static str, handler: H) -> Route
 where
     P: Proof,
-    Q: Message + Default + Send + 'static,
+    Q: Asked + Send + 'static,
     H: Fn(Arc<Call>, P, Streaming<Q>) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Result<encoded::Answers, Status>> + Send + 'static,
 {
@@ -173,7 +173,7 @@ where
 }
 
 /// The requests of a stream. Compressed ones are refused in tonic's words, which `Grpc` says for all other methods.
-fn requests<Q: Message + Default + Send + 'static>(request: Request<Body>) -> Result<Streaming<Q>, Status> {
+fn requests<Q: Asked + Send + 'static>(request: Request<Body>) -> Result<Streaming<Q>, Status> {
     match request.headers().get("grpc-encoding").map(|encoding| encoding.to_str()) {
         None | Some(Ok("identity")) => {
             let decoder = MessageDecoder(PhantomData);
@@ -211,10 +211,13 @@ fn shown<Q: Message + Default>(message: Bytes) -> Result<Vec<u8>, Status> {
 
 fn decoded<Q: Message + Default>(message: impl Buf) -> Result<Q, Status> {
     let length = message.remaining();
-    Q::decode(message).map_err(|error| {
-        tracing::debug!(error = %error, length, "Malformed message");
-        Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
-    })
+    Q::decode(message).map_err(|error| malformed(&error, length))
+}
+
+/// The answer to a message of this length that cannot be decoded.
+pub(super) fn malformed(error: &DecodeError, length: usize) -> Status {
+    tracing::debug!(error = %error, length, "Malformed message");
+    Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
 }
 
 fn grpc<Q: Message + Default + Send + 'static, A: Reply>() -> Grpc<MessageCodec<A, Q>> {
@@ -292,6 +295,18 @@ where
     }
 }
 
+/// A request that can be read: any message, or one that knows a cheaper way.
+pub(super) trait Asked: Sized {
+    /// Decodes the message that the buffer holds.
+    fn read(buffer: &mut DecodeBuf<'_>) -> Result<Self, Status>;
+}
+
+impl<M: Message + Default> Asked for M {
+    fn read(buffer: &mut DecodeBuf<'_>) -> Result<Self, Status> {
+        decoded(buffer)
+    }
+}
+
 /// An answer that can write itself: any message, or what is encoded already.
 pub(crate) trait Reply: Send + 'static {
     /// Appends the encoded message.
@@ -338,12 +353,12 @@ impl<A: Reply> Encoder for MessageEncoder<A> {
     }
 }
 
-impl<Q: Message + Default> Decoder for MessageDecoder<Q> {
+impl<Q: Asked> Decoder for MessageDecoder<Q> {
     type Item = Q;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
-        decoded(buffer).map(Some)
+        Q::read(buffer).map(Some)
     }
 
     fn buffer_settings(&self) -> BufferSettings {

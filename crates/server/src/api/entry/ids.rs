@@ -1,9 +1,18 @@
-//! The request of `SyncAuthorizedEntries`, whose IDs come by the thousand and stand in one piece of memory here.
+//! The request of `SyncAuthorizedEntries`, whose IDs come by the thousand and stay in the message that they came in.
 
-use bytes::{Buf, BufMut};
-use prost::encoding::{DecodeContext, WireType, message, skip_field, string};
-use prost::{DecodeError, Message};
+use std::ops::Range;
+
+use bytes::{Buf, Bytes};
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, message, skip_field, string};
 use spire_wire::api::types;
+use tonic::Status;
+use tonic::codec::DecodeBuf;
+
+use crate::api::route::{Asked, malformed};
+
+/// About how long the field of an ID is: a UUID and two octets.
+const FIELD_LEN: usize = 38;
 
 /// `spire.api.server.entry.v1.SyncAuthorizedEntriesRequest`, with its field numbers.
 #[derive(Debug, Default)]
@@ -14,100 +23,94 @@ pub(super) struct SyncRequest {
     pub(super) ids: Ids,
 }
 
-/// Texts one after the other, and where each ends.
+/// Texts in a message.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    text: String,
-    ends: Vec<usize>,
+    message: Bytes,
+    places: Vec<Range<usize>>,
 }
 
 impl Ids {
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.places.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.places.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.text[start..*end])
-    }
-
-    fn read(
-        &mut self,
-        wire_type: WireType,
-        buffer: &mut impl Buf,
-        context: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        let taken = match wire_type {
-            WireType::LengthDelimited => self.take(buffer.chunk()),
-            _ => None,
-        };
-        match taken {
-            Some(taken) => buffer.advance(taken),
-            None => {
-                let mut id = String::new();
-                string::merge(wire_type, &mut id, buffer, context)?;
-                self.text.push_str(&id);
-            }
-        }
-        self.ends.push(self.text.len());
-        Ok(())
-    }
-
-    /// Takes an ID of less than 128 octets that stands in one piece, as UUIDs do; returns how long it is with its length.
-    fn take(&mut self, piece: &[u8]) -> Option<usize> {
-        let (&len, rest) = piece.split_first()?;
-        let id = if len < 128 { rest.get(..usize::from(len))? } else { return None };
-        self.text.push_str(std::str::from_utf8(id).ok()?);
-        Some(1 + id.len())
+    /// The octets of each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &self.message[place.clone()])
     }
 }
 
-impl Message for SyncRequest {
-    fn encode_raw(&self, buffer: &mut impl BufMut) {
-        if let Some(mask) = &self.output_mask {
-            message::encode(1, mask, buffer);
+impl SyncRequest {
+    fn decode(octets: Bytes) -> Result<Self, DecodeError> {
+        let mut request = Self::default();
+        let mut places = Vec::with_capacity(octets.len() / FIELD_LEN);
+        let mut rest = &*octets;
+        while !rest.is_empty() {
+            let (tag, wire_type) = decode_key(&mut rest)?;
+            let context = DecodeContext::default();
+            match tag {
+                1 => {
+                    message::merge(wire_type, request.output_mask.get_or_insert_default(), &mut rest, context)
+                        .map_err(|error| named(error, "output_mask"))?
+                }
+                2 => {
+                    let place = take(wire_type, &mut rest, octets.len());
+                    places.push(place.map_err(|error| named(error, "ids"))?);
+                }
+                _ => skip_field(wire_type, tag, &mut rest, context)?,
+            }
         }
-        for id in self.ids.iter() {
-            string::encode(2, &id.to_owned(), buffer);
+        request.ids = Ids { message: octets, places };
+        Ok(request)
+    }
+}
+
+impl Asked for SyncRequest {
+    fn read(buffer: &mut DecodeBuf<'_>) -> Result<Self, Status> {
+        let length = buffer.remaining();
+        Self::decode(buffer.copy_to_bytes(length)).map_err(|error| malformed(&error, length))
+    }
+}
+
+fn named(mut error: DecodeError, field: &'static str) -> DecodeError {
+    error.push("SyncAuthorizedEntriesRequest", field);
+    error
+}
+
+/// Takes an ID, and returns where it stands in the message of `whole` octets that `rest` is the end of.
+fn take(wire_type: WireType, rest: &mut &[u8], whole: usize) -> Result<Range<usize>, DecodeError> {
+    let len = match short(rest) {
+        Some(id) if wire_type == WireType::LengthDelimited => {
+            *rest = &rest[1 + id.len()..];
+            id.len()
         }
-    }
-
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buffer: &mut impl Buf,
-        context: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        let named = |mut error: DecodeError, field| {
-            error.push("SyncAuthorizedEntriesRequest", field);
-            error
-        };
-        match tag {
-            1 => message::merge(wire_type, self.output_mask.get_or_insert_default(), buffer, context)
-                .map_err(|error| named(error, "output_mask")),
-            2 => self.ids.read(wire_type, buffer, context).map_err(|error| named(error, "ids")),
-            _ => skip_field(wire_type, tag, buffer, context),
+        _ => {
+            // prost says what is wrong, or how long it is.
+            let mut id = String::new();
+            string::merge(wire_type, &mut id, rest, DecodeContext::default())?;
+            id.len()
         }
-    }
+    };
+    let end = whole - rest.len();
+    Ok(end - len..end)
+}
 
-    fn encoded_len(&self) -> usize {
-        let mask = self.output_mask.as_ref().map_or(0, |mask| message::encoded_len(1, mask));
-        mask + self.ids.iter().map(|id| string::encoded_len(2, &id.to_owned())).sum::<usize>()
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
+/// A text of less than 128 octets, as UUIDs are, behind its length.
+fn short(rest: &[u8]) -> Option<&[u8]> {
+    let (&len, rest) = rest.split_first()?;
+    let id = if len < 128 { rest.get(..usize::from(len))? } else { return None };
+    std::str::from_utf8(id).ok().map(str::as_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
     use spire_wire::api::server::entry::v1::SyncAuthorizedEntriesRequest;
 
     use super::*;
@@ -116,21 +119,20 @@ mod tests {
         #[test]
         fn it_is_the_generated_message(
             mask in prop::option::of(any::<bool>()),
-            ids in prop::collection::vec(".{0,40}", 0..30),
+            ids in prop::collection::vec(".{0,200}", 0..30),
         ) {
             let output_mask = mask.map(|hint| types::EntryMask { hint, ..types::EntryMask::default() });
             let generated = SyncAuthorizedEntriesRequest { output_mask, ids: ids.clone() };
-            let ours = SyncRequest::decode(&*generated.encode_to_vec()).unwrap();
-            prop_assert_eq!(ours.ids.iter().collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+            let ours = SyncRequest::decode(generated.encode_to_vec().into()).unwrap();
+            prop_assert_eq!(ours.ids.iter().collect::<Vec<_>>(), ids.iter().map(String::as_bytes).collect::<Vec<_>>());
             prop_assert_eq!((ours.ids.len(), ours.ids.is_empty()), (ids.len(), ids.is_empty()));
             prop_assert_eq!(&ours.output_mask, &output_mask);
-            prop_assert_eq!(ours.encode_to_vec(), generated.encode_to_vec());
         }
 
         #[test]
         fn what_is_none_is_refused_alike(octets in prop::collection::vec(any::<u8>(), 0..40)) {
             let generated = SyncAuthorizedEntriesRequest::decode(&*octets).map_err(|error| error.to_string());
-            let ours = SyncRequest::decode(&*octets).map_err(|error| error.to_string());
+            let ours = SyncRequest::decode(octets.into()).map_err(|error| error.to_string());
             prop_assert_eq!(ours.as_ref().err(), generated.as_ref().err());
         }
     }

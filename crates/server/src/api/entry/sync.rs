@@ -216,7 +216,7 @@ struct Found<'a> {
     records: &'a [&'a ViewRecord],
     next: usize,
     /// Where each is, from the first time that an agent asks in another order.
-    places: Option<HashMap<&'a str, usize>>,
+    places: Option<HashMap<&'a [u8], usize>>,
 }
 
 impl<'a> Found<'a> {
@@ -224,15 +224,15 @@ impl<'a> Found<'a> {
         Self { records, next: 0, places: None }
     }
 
-    fn by_id(&mut self, id: &str) -> Option<&'a ViewRecord> {
+    fn by_id(&mut self, id: &[u8]) -> Option<&'a ViewRecord> {
         if let Some(record) = self.records.get(self.next)
-            && record.id.as_bytes() == id.as_bytes()
+            && record.id.as_bytes() == id
         {
             self.next += 1;
             return Some(record);
         }
         let all = self.records.iter().enumerate();
-        let places = self.places.get_or_insert_with(|| all.map(|(n, r)| (r.id.as_str(), n)).collect());
+        let places = self.places.get_or_insert_with(|| all.map(|(n, r)| (r.id.as_bytes(), n)).collect());
         let place = *places.get(id)?;
         self.next = place + 1;
         self.records.get(place).copied()
