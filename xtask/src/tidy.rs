@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: what the compiler and clippy do not check. It prints every finding, then fails.
 
+mod keys;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -27,10 +28,12 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
 /// A check has findings, or could not run.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut findings = layers::violations(&layers::crates(&metadata(root)?, root)?);
-    for path in rust_files(root)? {
-        let text = std::fs::read_to_string(root.join(&path)).with_context(|| format!("read {path}"))?;
-        findings.extend(source::findings(&path, &text));
+    let files = rust_files(root)?;
+    for path in &files {
+        let text = std::fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"))?;
+        findings.extend(source::findings(path, &text));
     }
+    findings.extend(keys::findings(root, &files)?);
     findings.extend(parity(root)?);
     if findings.is_empty() {
         return Ok(());
@@ -76,8 +79,9 @@ fn rust_files(root: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// PARITY.md must speak of every list of the contract and of every family (first column) in it. The
-/// contract lives beside the project; a clone without it skips this check.
+/// PARITY.md must speak of every list of the contract and of every family (first column) in it. The contract is a
+/// set of tables of SPIRE's features that is kept outside the repository, in `../shared`; a clone without it skips
+/// this check (CONTRIBUTING.md).
 fn parity(root: &Path) -> Result<Vec<String>> {
     let contract = root.join("../shared/contract");
     if !contract.is_dir() {
