@@ -12,8 +12,8 @@ use serde_json::Value;
 /// Where a crate stands, read from its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
-    /// core, compat, wire: pure, and below everything.
-    Pure,
+    /// core (which is pure), compat, wire: below everything.
+    Base,
     /// Traits over the model; they see core alone.
     Ports,
     /// TLS and sockets, which other adapters use.
@@ -41,7 +41,7 @@ pub(crate) enum Layer {
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Pure => "pure",
+            Self::Base => "base",
             Self::Ports => "ports",
             Self::Net | Self::Containers | Self::Telemetry | Self::Adapter => "adapter",
             Self::Plugin => "plugin",
@@ -59,7 +59,7 @@ impl Layer {
     pub(crate) fn of(folder: &str) -> Option<Self> {
         let parts: Vec<&str> = folder.split('/').collect();
         Some(match parts.as_slice() {
-            ["crates", "core" | "compat" | "wire"] => Self::Pure,
+            ["crates", "core" | "compat" | "wire"] => Self::Base,
             ["crates", "ports"] => Self::Ports,
             ["crates", "net"] => Self::Net,
             ["crates", "containers" | "sigstore"] => Self::Containers,
@@ -80,16 +80,16 @@ impl Layer {
     fn may_use(self, other: &Crate) -> bool {
         use Layer as L;
         match self {
-            L::Pure | L::Xtask => false,
+            L::Base | L::Xtask => false,
             // Wire types stay at the edges, and ports are not one.
-            L::Ports => other.layer == L::Pure && !other.name.ends_with("wire"),
-            L::Net => matches!(other.layer, L::Pure | L::Ports),
+            L::Ports => other.layer == L::Base && !other.name.ends_with("wire"),
+            L::Net => matches!(other.layer, L::Base | L::Ports),
             L::Containers | L::Telemetry | L::Adapter => {
-                matches!(other.layer, L::Pure | L::Ports | L::Net)
+                matches!(other.layer, L::Base | L::Ports | L::Net)
             }
-            L::Plugin => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Containers),
-            L::Builtins => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Plugin),
-            L::Application => matches!(other.layer, L::Pure | L::Ports | L::Net | L::Telemetry),
+            L::Plugin => matches!(other.layer, L::Base | L::Ports | L::Net | L::Containers),
+            L::Builtins => matches!(other.layer, L::Base | L::Ports | L::Net | L::Plugin),
+            L::Application => matches!(other.layer, L::Base | L::Ports | L::Net | L::Telemetry),
             L::Binary => !matches!(other.layer, L::Binary | L::DevBinary | L::Testing | L::Xtask),
             L::DevBinary => {
                 !matches!(other.layer, L::Builtins | L::Binary | L::DevBinary | L::Testing | L::Xtask)
@@ -99,10 +99,10 @@ impl Layer {
     }
 
     /// Whether a crate of this layer may have the other one in its `[dev-dependencies]`. Tests may look
-    /// sideways and up, except that the pure crates stay testable without the application.
+    /// sideways and up, except that the base crates stay testable without the application.
     fn may_test_with(self, other: &Crate) -> bool {
         use Layer as L;
-        self != L::Pure || !matches!(other.layer, L::Application | L::Binary | L::DevBinary)
+        self != L::Base || !matches!(other.layer, L::Application | L::Binary | L::DevBinary)
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_may_look_up_but_pure_crates_stay_apart_from_the_application() {
+    fn tests_may_look_up_but_base_crates_stay_apart_from_the_application() {
         assert_eq!(check("crates/core", "testing/testkit", Some("dev")), Vec::<String>::new());
         assert_eq!(check("crates/server", "crates/store", Some("dev")), Vec::<String>::new());
         for to in ["crates/server", "crates/agent", "crates/cli", "bin/spire"] {

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: what the compiler and clippy do not check. It prints every finding, then fails.
 
+mod bounds;
 mod keys;
 mod source;
 
@@ -34,6 +35,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         findings.extend(source::findings(path, &text));
     }
     findings.extend(keys::findings(root, &files)?);
+    findings.extend(bounds::findings(root)?);
     findings.extend(parity(root)?);
     if findings.is_empty() {
         return Ok(());
