@@ -68,15 +68,14 @@ fn calculate(code: &str, expression: &str) -> Option<u64> {
     if let Some((_, seconds)) = text.split_once("Duration::from_secs(") {
         return calculate(code, seconds.strip_suffix(')')?);
     }
-    let operations: [(&str, fn(u64, u64) -> Option<u64>); 3] = [
-        (" << ", |a, b| a.checked_mul(1_u64.checked_shl(u32::try_from(b).ok()?)?)),
-        (" * ", u64::checked_mul),
-        (" / ", u64::checked_div),
-    ];
-    for (sign, operation) in operations {
-        if let Some((left, right)) = text.split_once(sign) {
-            return operation(calculate(code, left)?, calculate(code, right)?);
-        }
+    for sign in ["<<", "*", "/"] {
+        let Some((left, right)) = text.split_once(&format!(" {sign} ")) else { continue };
+        let (left, right) = (calculate(code, left)?, calculate(code, right)?);
+        return match sign {
+            "<<" => left.checked_mul(1_u64.checked_shl(u32::try_from(right).ok()?)?),
+            "*" => left.checked_mul(right),
+            _ => left.checked_div(right),
+        };
     }
     text.replace('_', "").parse().ok().or_else(|| value(code, text))
 }
