@@ -11,13 +11,13 @@ use crate::schema::migrate;
 use crate::sql::{Isolation, Logged, Session};
 use crate::sqlite::{Dsn, Readers, Writer, open_writer};
 
-/// How many connections read at most. Each keeps a cache of pages, and more would wait for the same disk.
+/// How many connections read at once. Each keeps a cache of pages, and more of them would wait for the same disk.
 const READERS: u32 = 4;
 
 /// The datastore on a SQL database. Its operations are those of the traits in [`spire_ports::datastore`].
 ///
-/// A write has reached the disk when its future resolves. A write whose future is dropped before its turn is not made; one
-/// that is dropped later may or may not be.
+/// A write is on disk when its future resolves. If the future is dropped before its turn, the write is not made. If it is dropped
+/// later, the write may or may not be made.
 pub struct SqlStore {
     backend: Backend,
     /// Whether statements are logged.
@@ -38,8 +38,8 @@ struct Sqlite {
 }
 
 impl SqlStore {
-    /// Opens the database, makes its schema or brings it up to date; for SQLite makes the file if it is not there.
-    /// Blocks. For a database server it must run where blocking is allowed within an async runtime.
+    /// Opens the database, and makes its schema or brings it up to date. A SQLite file that does not exist is made. The call
+    /// blocks; for a database server it must run in an async runtime, where blocking is allowed.
     ///
     /// # Errors
     /// [`Error::Invalid`] for settings that are wrong or not supported, [`Error::Unavailable`] with the path

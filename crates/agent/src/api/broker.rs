@@ -88,8 +88,8 @@ impl BrokerSockets {
     ///
     /// # Errors
     /// [`AgentError::Serve`] when a server stops by itself.
-    // Few agents have a broker. What awaits its 46 KiB has room for them on the stack, more than once, and each page of a stack is
-    // touched on the way down.
+    // The future has 46 KiB. A caller that awaited it would have room for it on its own stack, even in the many agents that serve
+    // no broker.
     #[inline(never)]
     pub fn serve(
         self,

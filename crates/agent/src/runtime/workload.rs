@@ -144,8 +144,8 @@ impl WorkloadAttestation {
         self.collect(|attestor| async move { self.ask(attestor, pid).await.map(Some) }).await
     }
 
-    /// Holds the process meanwhile. Where it cannot be held, the attestors say what is wrong with it; if they find
-    /// nothing wrong, that we could not hold it is.
+    /// Attests a process while it is pinned, and then checks that it still runs. If it cannot be pinned, an error of the attestors
+    /// comes first; if the attestors succeed, the failed pinning is the error.
     async fn pinned(
         &self,
         pid: i32,

@@ -180,7 +180,7 @@ impl Sources {
     }
 }
 
-/// Gives an entry the ID that its owner gives it. Returns whether the file gave it one.
+/// Checks that the ID of an entry is one of the owner's, or derives one if the file gives none. Returns whether the file gave one.
 pub(super) fn own(entry: &mut types::Entry, owner: Option<&Owner>) -> Result<bool, String> {
     match owner {
         Some(owner) if entry.id.is_empty() => {

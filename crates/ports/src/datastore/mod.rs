@@ -35,10 +35,10 @@ pub enum Consistency {
     /// From the primary.
     #[default]
     Current,
-    /// A replica will do.
+    /// From a replica.
     TolerateStale,
-    /// A replica will do that shows all entry events up to this one that are visible by now, and with them what
-    /// their transactions wrote.
+    /// From a replica, if it shows every entry event up to this one that the primary shows by now. Such a replica also shows
+    /// what the transactions of those events wrote.
     Seen(EventId),
 }
 
@@ -53,11 +53,12 @@ pub enum DeleteMode {
     Dissociate,
 }
 
-/// The identifier of a row in an events table; grows, may have gaps, may become visible late.
+/// The identifier of a row in an events table. Identifiers grow and may have gaps. A row may become visible later than rows
+/// with greater identifiers.
 pub type EventId = u64;
 
-/// A value together with the event that the write which made it appended. For one entry or node, a
-/// greater event is a later write, so a reader can order what it hears.
+/// A value, and the event that its write appended. Of two events of one entry or node, the greater one is the later
+/// write, so a reader can order what it hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written<T> {
     /// The row after the write (before it, for a deletion).
@@ -82,27 +83,27 @@ pub trait Bundles {
     async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>>;
     /// All bundles in row order, or a page of them.
     async fn bundle_list(&self, paging: Option<&Paging>) -> Result<Page<Bundle>>;
-    /// How many there are.
+    /// How many bundles there are.
     async fn bundle_count(&self) -> Result<u32>;
-    /// Stores a new one. [`Error::AlreadyExists`] if there is one.
+    /// Stores a new bundle. [`Error::AlreadyExists`] if the trust domain has one.
     async fn bundle_create(&self, bundle: &Bundle) -> Result<Bundle>;
-    /// Stores it, new or not.
+    /// Stores a bundle, whether the trust domain has one or not.
     async fn bundle_set(&self, bundle: &Bundle) -> Result<Bundle>;
     /// Replaces the parts of a stored bundle that the mask names. [`Error::NotFound`] if there is none.
     async fn bundle_update(&self, bundle: &Bundle, mask: BundleMask) -> Result<Bundle>;
-    /// Adds authorities that are not there yet; makes the bundle if there is none. The sequence number
-    /// grows by one only if the content changed.
+    /// Adds the authorities that a bundle does not have yet, and makes the bundle if there is none. The sequence number
+    /// grows by one if the content changed.
     async fn bundle_append(&self, bundle: &Bundle) -> Result<Bundle>;
-    /// Removes it. Entries that federate with it follow the mode, and each of them gets an event.
+    /// Removes a bundle. The mode says what becomes of entries that federate with it; each of them gets an event.
     /// [`Error::NotFound`] if there is none.
     async fn bundle_delete(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<()>;
-    /// Drops authorities that expired by the time. Refuses ([`Error::Invalid`]) where a kind that has
-    /// authorities, or X.509, would be left without any. Returns whether the content changed.
+    /// Drops the authorities that expired before the time. [`Error::Invalid`] if no authority of a kind would be left, where
+    /// the bundle had one or the kind is X.509. Returns whether the content changed.
     async fn bundle_prune(&self, trust_domain: &TrustDomain, expired_before: Timestamp) -> Result<bool>;
     /// Marks the X.509 authority with that subject key ID (hex) as tainted. [`Error::Missing`] if the
-    /// bundle has none such, [`Error::Invalid`] if it is tainted already.
+    /// bundle has no such authority, [`Error::Invalid`] if it is tainted already.
     async fn x509_authority_taint(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
-    /// Removes a tainted X.509 authority. [`Error::Missing`] if the bundle has none such,
+    /// Removes a tainted X.509 authority. [`Error::Missing`] if the bundle has no such authority,
     /// [`Error::Invalid`] if it is not tainted.
     async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
     /// Marks a JWT authority as tainted and returns it. Errors as for X.509.
@@ -140,13 +141,13 @@ impl BundleMask {
 /// Registration entries.
 #[async_trait]
 pub trait Entries {
-    /// Creates entries in one transaction, an outcome an item, in order. Ids are the caller's;
-    /// `created_at` is set by the store. An item whose id is taken fails with [`Error::AlreadyExists`],
-    /// one that federates with an unknown bundle with [`Error::Invalid`].
+    /// Creates entries in one transaction, and returns an outcome for each item, in order. The caller gives the ids, the
+    /// store sets `created_at`. An item whose id is taken fails with [`Error::AlreadyExists`], an item that
+    /// federates with an unknown bundle with [`Error::Invalid`].
     async fn entries_create(&self, entries: Vec<Entry>) -> Result<Vec<Result<Creation>>>;
-    /// One entry.
+    /// The entry with this id, if there is one.
     async fn entry_fetch(&self, id: &EntryId) -> Result<Option<Entry>>;
-    /// Those of the ids that exist, in no order.
+    /// The entries with these ids, as far as they exist, in no order.
     async fn entries_fetch(&self, ids: &[EntryId]) -> Result<Vec<Entry>>;
     /// Entries in row order, all or a page of them.
     async fn entry_list(
@@ -157,30 +158,30 @@ pub trait Entries {
     ) -> Result<Page<Entry>>;
     /// How many match.
     async fn entry_count(&self, filter: &EntryFilter) -> Result<u32>;
-    /// Updates the masked fields of each in one transaction; the revision grows by one.
+    /// Updates the masked fields of each entry in one transaction, and adds one to its revision.
     /// Attributes that are all off come back as `None`. [`Error::NotFound`] for an unknown id.
     async fn entries_update(&self, updates: Vec<(Entry, EntryMask)>) -> Result<Vec<Result<Written<Entry>>>>;
-    /// Deletes each in one transaction. [`Error::NotFound`] for an unknown id.
+    /// Deletes the entries in one transaction. [`Error::NotFound`] for an unknown id.
     async fn entries_delete(&self, ids: &[EntryId]) -> Result<Vec<Result<Written<Entry>>>>;
-    /// Deletes entries that expired before the time and returns them; at most `limit` a call.
+    /// Deletes entries that expired before the time, at most `limit` in a call, and returns them.
     async fn entries_prune(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Written<Entry>>>;
 }
 
 /// Attested nodes and their selectors.
 #[async_trait]
 pub trait Nodes {
-    /// Stores a node with its selectors after an attestation: new, or replacing what the last
-    /// attestation of that agent left. One transaction.
+    /// Stores a node with its selectors after an attestation, in one transaction. They replace what the last attestation of
+    /// that agent left.
     async fn node_attest(&self, node: &Node) -> Result<Written<Node>>;
-    /// As [`Nodes::node_attest`], for an agent that came with a join token, which the same transaction uses up: two
-    /// agents never both have it, and none loses it without being stored. `None`, and nothing is written, if there
-    /// is no such token.
+    /// As [`Nodes::node_attest`], for an agent with a join token. The same transaction uses the token up, so that two
+    /// agents never share it, and no agent loses it without being stored. Without such a token nothing is written, and
+    /// the answer is `None`.
     async fn node_attest_by_token(&self, node: &Node, token: &str) -> Result<Option<Written<Node>>>;
-    /// One node; its selectors too.
+    /// The node of this agent, with its selectors.
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>>;
-    /// One node as its row has it, without selectors: what each call of an agent is checked against.
+    /// The node of this agent without its selectors. Each call of an agent is checked against it.
     async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>>;
-    /// Those of the ids that exist, with selectors.
+    /// The nodes with these ids, as far as they exist, with their selectors.
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>>;
     /// Nodes in row order, all or a page of them.
     async fn node_list(&self, filter: &NodeFilter, paging: Option<&Paging>) -> Result<Page<Node>>;
@@ -188,13 +189,13 @@ pub trait Nodes {
     async fn node_count(&self, filter: &NodeFilter) -> Result<u32>;
     /// Sets fields of a node. [`Error::NotFound`] if there is none.
     async fn node_update(&self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>>;
-    /// Removes a node and its selectors. For a node of the attestor `join_token`, the entry that stood for
-    /// the token's agent ID goes too (its one selector is `spiffe_id` with the parent's ID), with an entry
-    /// event: whoever keeps entries hears of it by [`Events::entry_events`]. [`Error::NotFound`] if there is
-    /// none.
+    /// Removes a node and its selectors. [`Error::NotFound`] if there is no such node. With a node of the attestor
+    /// `join_token`, the entry for the token's agent ID is removed too, whose one selector is `spiffe_id` with the ID of the
+    /// parent. That removal appends an entry event; a caller that keeps entries in memory hears of it through
+    /// [`Events::entry_events`].
     async fn node_delete(&self, id: &SpiffeId) -> Result<Written<Node>>;
-    /// Removes nodes whose SVID expired before the time, at most `limit` a call; banned ones stay, and
-    /// those that cannot re-attest unless asked for. Returns the removed ids.
+    /// Removes nodes whose SVID expired before the time, at most `limit` in a call, and returns their ids. Banned nodes stay.
+    /// Nodes that cannot attest again stay unless `include_non_reattestable` is set.
     async fn nodes_prune(
         &self,
         expired_before: Timestamp,
@@ -214,7 +215,7 @@ pub trait JoinTokens {
     async fn join_token_create(&self, token: &JoinToken) -> Result<()>;
     /// A token that was not used yet; [`Nodes::node_attest_by_token`] uses it.
     async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>>;
-    /// Removes a token. Whether it was there.
+    /// Removes a token, and returns whether it was there.
     async fn join_token_delete(&self, token: &str) -> Result<bool>;
     /// Removes tokens that expired before the time.
     async fn join_tokens_prune(&self, expired_before: Timestamp) -> Result<()>;
@@ -242,7 +243,7 @@ pub trait Federation {
     async fn federation_delete(&self, trust_domain: &TrustDomain) -> Result<()>;
 }
 
-/// A stored journal with the row that it is in.
+/// A stored journal and the row that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredJournal {
     /// The row.
@@ -253,7 +254,7 @@ pub struct StoredJournal {
     pub journal: CaJournal,
 }
 
-/// CA journals, one a server.
+/// CA journals, one for each server.
 #[async_trait]
 pub trait Journals {
     /// Stores a journal in its row, or in a new one; returns the row.
@@ -269,33 +270,33 @@ pub trait Journals {
     async fn journals_prune(&self, all_expired_before: Timestamp) -> Result<()>;
 }
 
-/// A change of an entry or node, by whichever server.
+/// A change of an entry or node, made by any of the servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<K> {
     /// The row.
     pub id: EventId,
-    /// What changed; the object must be read again, and its absence means that it was deleted.
+    /// What changed. The reader has to read the object again; if it is not there, it was deleted.
     pub key: K,
 }
 
-/// The change logs by which servers on one database hear of each other.
+/// The change logs through which servers on one database hear of each other's writes.
 #[async_trait]
 pub trait Events {
     /// Entry events after an id, oldest first, at most `limit`.
     async fn entry_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<EntryId>>>;
     /// Node events after an id, oldest first, at most `limit`.
     async fn node_events(&self, after: EventId, limit: u32) -> Result<Vec<Event<SpiffeId>>>;
-    /// The greatest ids given out to entry and node events so far, pruned ones included; 0 where none was.
+    /// The greatest ids that entry and node events have had so far, pruned events included; 0 if there were no events.
     async fn latest_events(&self) -> Result<(EventId, EventId)>;
-    /// Those of the entry events that are visible by now, oldest first: for ids that were skipped before.
+    /// The entry events with these ids that are visible by now, oldest first. For ids that were skipped before.
     async fn entry_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<EntryId>>>;
-    /// Those of the node events that are visible by now, oldest first.
+    /// The node events with these ids that are visible by now, oldest first.
     async fn node_events_among(&self, ids: &[EventId]) -> Result<Vec<Event<SpiffeId>>>;
-    /// Resolves when another server is said to have appended events since the last call. Only a hint that makes a
-    /// poll come sooner: it may come without reason, late or never, and by default it never does. Cancel safe.
+    /// Resolves when another server may have appended events since the last call. This is a hint to poll sooner: it may
+    /// come without reason, late, or never. By default it never comes. Cancel safe.
     async fn changed_elsewhere(&self) {
         std::future::pending().await
     }
-    /// Removes events that were appended before the time.
+    /// Removes the events that were appended before the time.
     async fn events_prune(&self, created_before: Timestamp) -> Result<()>;
 }

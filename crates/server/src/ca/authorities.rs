@@ -416,7 +416,7 @@ impl Authorities {
         }
     }
 
-    /// Lets the API see the slots.
+    /// Publishes copies of the slots, which the API reads without waiting for the state.
     pub(super) fn show(&self, state: &State) {
         self.x509_slots.store(Arc::new(state.x509.slots.clone()));
         self.jwt_slots.store(Arc::new(state.jwt.slots.clone()));

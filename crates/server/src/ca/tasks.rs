@@ -14,7 +14,7 @@ use super::authorities::{Authorities, SUBSYSTEM};
 use super::error::CaError;
 use super::server_svid::ServerSvid;
 
-/// How often it is looked whether authorities are due (pkg/server/ca/rotator).
+/// How often the rotator checks whether an authority is due (pkg/server/ca/rotator).
 const ROTATE: Duration = Duration::from_secs(10);
 /// How often it is looked whether the server's SVID is due (pkg/server/svid DefaultRotatorInterval). The
 /// stored bundle is read as often, for changes by other servers on the same database.

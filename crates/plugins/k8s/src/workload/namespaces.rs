@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::api::Cluster;
 
-/// For how long labels count that were asked for before, with `experimental.api_server.cache.enabled`. The reference watches
-/// the API server instead; this is how late we may be.
+/// How long the labels of a namespace are used before they are asked for again, with `experimental.api_server.cache.enabled`. The
+/// reference watches the API server instead; we may be this much later.
 const CACHED_FOR: Duration = Duration::from_secs(10);
 
-/// Namespaces that are kept; a node has pods of fewer.
+/// How many namespaces are kept. The pods of a node are of fewer namespaces.
 const CACHED_MAX: usize = 1024;
 
 type Labels = Arc<BTreeMap<String, String>>;
