@@ -1,5 +1,5 @@
-//! Ports: the traits between the application and the world, each with the suite that every adapter of it
-//! must pass.
+//! Ports: the traits between the application and the world. Those of the datastore and of key managers have a suite that every
+//! adapter must pass.
 //!
 //! The application (server, agent) sees these traits only; which store, plugin or metrics sink stands
 //! behind them is decided in the binaries.

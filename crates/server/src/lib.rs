@@ -8,7 +8,8 @@
 //! | [`attest`] | node attestation |
 //! | [`federation`] | our bundle for other trust domains, and theirs for us |
 //! | [`runtime`] | a whole server, from a configuration to listeners |
-//! | [`api`] | the services, a module each; callers proven by types |
+//! | [`api`] | SPIRE's services, a module for each; callers are proven by types |
+//! | `push` | our service that tells agents at once that something changed |
 //!
 //! It sees ports only: which store and plugins stand behind them is decided in the binaries.
 

@@ -1,5 +1,4 @@
-//! What every adapter of a plugin port must do, as functions that its tests call. They panic where the
-//! adapter does not.
+//! What every key manager must do, as functions that its tests call. They panic where a key manager does not do it.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! The plugin ports: one trait a plugin type.
+//! The plugin ports: one trait for each plugin type.
 //!
 //! Built-in plugins implement these traits directly; external ones stand behind the same traits. A plugin
 //! exists only configured: its constructor takes the configuration, and a new configuration makes a new
