@@ -137,7 +137,12 @@ fn scale(unit: &str) -> Option<u64> {
 }
 
 /// `0.digits` of `scale`, in floating point as Go computes it; digits beyond 63 bits do not count.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "Go converts the same way, and neither factor is negative"
+)]
 fn fraction_of(digits: &str, scale: u64) -> u64 {
     let mut value: u64 = 0;
     let mut divisor = 1.0f64;
