@@ -50,11 +50,20 @@ impl Container {
     }
 
     /// From the text of `/proc/<pid>/cgroup`; `None` when the process is in no container.
+    ///
+    /// # Errors
+    /// [`LocateError::Cgroup`] as [`cgroup_paths`]; [`LocateError::PodUids`] when entries name different
+    /// pods, and [`LocateError::ContainerIds`] when those that count name different containers, or a later
+    /// one none where an earlier one does.
     pub fn from_cgroups(text: &str, with_pod: bool) -> Result<Option<Self>, LocateError> {
         locate(cgroup_paths(text)?.into_iter(), with_pod)
     }
 
     /// From the text of `/proc/<pid>/mountinfo`, of which only the cgroup mounts count.
+    ///
+    /// # Errors
+    /// [`LocateError::MountInfo`] as [`mounts`]; [`LocateError::PodUids`] and [`LocateError::ContainerIds`]
+    /// as [`Container::from_cgroups`].
     pub fn from_mountinfo(text: &str, with_pod: bool) -> Result<Option<Self>, LocateError> {
         let mounts = mounts(text)?;
         // Who mounts all of /sys/fs/cgroup has the root "/", which tells nothing.
@@ -76,6 +85,10 @@ pub struct Mount<'a> {
 }
 
 /// The lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)).
+///
+/// # Errors
+/// [`LocateError::MountInfo`] with the first line that has no ` - ` after its first six fields, or no file
+/// system type after that.
 pub fn mounts(text: &str) -> Result<Vec<Mount<'_>>, LocateError> {
     text.lines()
         .filter(|line| !line.is_empty())
@@ -91,6 +104,9 @@ fn mount(line: &str) -> Option<Mount<'_>> {
 }
 
 /// The paths of `/proc/<pid>/cgroup`, a line of which is `id:controllers:path` (cgroups(7)).
+///
+/// # Errors
+/// [`LocateError::Cgroup`] with the first line of fewer than three fields.
 pub fn cgroup_paths(text: &str) -> Result<Vec<&str>, LocateError> {
     text.lines()
         .map(|line| {

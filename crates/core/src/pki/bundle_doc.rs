@@ -87,11 +87,19 @@ impl Format {
 }
 
 /// Writes a bundle with an indent of four blanks, as the reference (bundleutil.Marshal).
+///
+/// # Errors
+/// As [`marshal_compact`].
 pub fn marshal(bundle: &Bundle, format: Format) -> Result<String, BundleDocError> {
     Ok(indent(&marshal_compact(bundle, format)?, "    "))
 }
 
 /// Writes a bundle without blanks, as go-spiffe.
+///
+/// # Errors
+/// [`BundleDocError::Authority`] when an X.509 authority is no certificate; [`BundleDocError::SigningKey`]
+/// when its key, or one of the keys of tokens, is none that [`PublicKey`] takes. What `format` leaves out
+/// is not looked at.
 pub fn marshal_compact(bundle: &Bundle, format: Format) -> Result<String, BundleDocError> {
     let label = |label: &str| if format.spiffe { label.to_owned() } else { String::new() };
     let mut out = String::from("{\"keys\":[");
@@ -147,6 +155,13 @@ pub enum Reading {
 }
 
 /// Reads a bundle in SPIFFE's format.
+///
+/// # Errors
+/// [`BundleDocError::TooLarge`], [`BundleDocError::Json`] or [`BundleDocError::Malformed`] for the document
+/// as a whole; [`BundleDocError::Key`], [`BundleDocError::Certificates`] or
+/// [`BundleDocError::MissingKeyId`] for one of its keys. [`BundleDocError::NoKeys`] comes with
+/// [`Reading::GoSpiffe`] alone, [`BundleDocError::MissingUse`] and [`BundleDocError::UnknownUse`] with
+/// [`Reading::Reference`] alone.
 pub fn parse(trust_domain: &TrustDomain, document: &[u8], how: Reading) -> Result<Bundle, BundleDocError> {
     let document = read_object(document)?;
     let mut bundle = Bundle::empty(trust_domain.clone());
@@ -189,6 +204,10 @@ pub fn parse(trust_domain: &TrustDomain, document: &[u8], how: Reading) -> Resul
 }
 
 /// Reads a plain JWKS of token keys, as the Workload API sends it (go-spiffe's jwtbundle.Parse).
+///
+/// # Errors
+/// [`BundleDocError::TooLarge`], [`BundleDocError::Json`] or [`BundleDocError::Malformed`] for the document
+/// as a whole; [`BundleDocError::Key`] or [`BundleDocError::MissingKeyId`] for one of its keys.
 pub fn parse_jwks(document: &[u8]) -> Result<Vec<JwtAuthority>, BundleDocError> {
     let document = read_object(document)?;
     let mut authorities = Vec::new();

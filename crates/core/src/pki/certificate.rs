@@ -78,6 +78,11 @@ struct Parsed {
 
 impl Certificate {
     /// Parses one certificate; nothing may follow it.
+    ///
+    /// # Errors
+    /// [`CertificateError::TooLarge`] beyond [`MAX_CERTIFICATE_BYTES`],
+    /// [`CertificateError::DuplicateExtension`], and [`CertificateError::Malformed`] for all else, bytes
+    /// after the certificate among it.
     pub fn from_der(der: impl Into<Bytes>) -> Result<Self, CertificateError> {
         let raw = der.into();
         let (certificate, rest) = Self::split(raw)?;
@@ -85,6 +90,10 @@ impl Certificate {
     }
 
     /// Parses certificates that follow one another, at most `max` of them (Go's ParseCertificates).
+    ///
+    /// # Errors
+    /// As [`Certificate::from_der`] for the first one that is none; [`CertificateError::Malformed`] when
+    /// there are more than `max`.
     pub fn many_from_der(der: impl Into<Bytes>, max: usize) -> Result<Vec<Self>, CertificateError> {
         let mut rest: Bytes = der.into();
         let mut all = Vec::new();
@@ -161,7 +170,11 @@ impl Certificate {
         EncodedName::from_element(self.subject_der())
     }
 
-    /// The key; an error when it is of a kind that we do not use.
+    /// The key.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::Unsupported`], [`PublicKeyError::RsaBits`] or [`PublicKeyError::TooLarge`] when it
+    /// is of a kind or size that we do not use. (A certificate with a malformed key is not parsed at all.)
     pub fn public_key(&self) -> Result<&PublicKey, PublicKeyError> {
         self.0.key.as_ref().map_err(|e| *e)
     }
@@ -207,6 +220,10 @@ impl Certificate {
     }
 
     /// The SPIFFE ID: exactly one URI, which is one (X509-SVID specification, section 2).
+    ///
+    /// # Errors
+    /// [`SvidIdError::NoUri`] without a URI, [`SvidIdError::SeveralUris`] with more than one,
+    /// [`SvidIdError::Id`] when the one is not a SPIFFE ID.
     pub fn spiffe_id(&self) -> Result<SpiffeId, SvidIdError> {
         match self.uris() {
             [] => Err(SvidIdError::NoUri),

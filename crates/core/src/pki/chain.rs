@@ -103,6 +103,11 @@ pub enum Purpose {
 
 /// Builds and validates a chain from the first of `chain` to one of `roots`, with the rest of `chain` as
 /// intermediates in any order. Returns the first chain found: leaf first, root last.
+///
+/// # Errors
+/// [`VerifyError::Empty`] and [`VerifyError::TooLong`] for what is not looked at; otherwise what Go's
+/// Verify reports (crypto/x509/verify.go): [`VerifyError::UnknownAuthority`] when there is no issuer, or
+/// the variant of the check that failed.
 pub fn verify(
     chain: &[Certificate],
     roots: &[Certificate],
@@ -132,6 +137,9 @@ pub fn verify(
 
 /// The authorities above the first of `chain`, of every chain from it to one of `roots` rather than of one,
 /// each once: what the selectors of certificate-based node attestors are made from.
+///
+/// # Errors
+/// As [`verify`], when there is not even one chain.
 pub fn authorities(
     chain: &[Certificate],
     roots: &[Certificate],
@@ -160,8 +168,11 @@ pub fn authorities(
     Ok(found)
 }
 
-/// Whether a chain was signed by one of these roots; `Ok(false)` when their keys did not, an error when
-/// the chain is bad otherwise (x509util.IsSignedByRoot). An empty chain was not.
+/// Whether a chain was signed by one of these roots (x509util.IsSignedByRoot). `Ok(false)` when their keys
+/// did not, and for an empty chain.
+///
+/// # Errors
+/// As [`verify`] when the chain is bad otherwise: any but [`VerifyError::UnknownAuthority`].
 pub fn is_signed_by_root(
     chain: &[Certificate],
     roots: &[Certificate],
@@ -433,6 +444,10 @@ impl VerifiedX509Svid {
 
 /// Verifies an X509-SVID (leaf first) with the authorities that `authorities` gives for the trust domain
 /// of its SPIFFE ID (X509-SVID specification, section 5).
+///
+/// # Errors
+/// Any [`X509SvidError`] but [`X509SvidError::Parse`], checked in the order in which they are declared;
+/// [`X509SvidError::Chain`] has what [`verify`] said.
 pub fn verify_svid<'a>(
     chain: &[Certificate],
     authorities: impl FnOnce(&TrustDomain) -> Option<&'a [Certificate]>,
@@ -459,6 +474,10 @@ pub fn verify_svid<'a>(
 }
 
 /// Parses and verifies, as TLS hands certificates over. The length is checked before anything is parsed.
+///
+/// # Errors
+/// [`X509SvidError::TooLong`] before anything is parsed, [`X509SvidError::Parse`] for the first certificate
+/// that is none, otherwise as [`verify_svid`].
 pub fn parse_and_verify_svid<'a, 'd>(
     ders: impl ExactSizeIterator<Item = &'d [u8]>,
     authorities: impl FnOnce(&TrustDomain) -> Option<&'a [Certificate]>,

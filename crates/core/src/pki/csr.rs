@@ -80,6 +80,9 @@ pub struct CsrTemplate<'a> {
 
 impl CsrTemplate<'_> {
     /// The bytes that the key must sign.
+    ///
+    /// # Errors
+    /// [`TemplateError::NotAscii`] when a name that is to be written is not ASCII.
     pub fn to_be_signed(&self) -> Result<ToBeSigned, TemplateError> {
         let capacity = 256 + self.subject.as_der().len() + self.public_key.spki().len();
         ToBeSigned::write(self.public_key.signature_algorithm(), capacity, |w| {
@@ -124,6 +127,11 @@ pub struct VerifiedCsr {
 
 impl VerifiedCsr {
     /// Parses a request and checks that its own key signed it.
+    ///
+    /// # Errors
+    /// [`CsrError`]. [`CsrError::TooLarge`], [`CsrError::Key`], [`CsrError::Algorithm`] and
+    /// [`CsrError::Signature`] come before anything that the request asks for is read,
+    /// [`CsrError::DuplicateExtension`] after that, [`CsrError::Malformed`] at any point.
     pub fn from_der(der: impl Into<Bytes>) -> Result<Self, CsrError> {
         let raw = der.into();
         if raw.len() > MAX_CSR_BYTES {

@@ -113,6 +113,9 @@ impl Jwk {
     }
 
     /// From JSON bytes.
+    ///
+    /// # Errors
+    /// [`JwkError::NotObject`] when it is not JSON, otherwise as [`Jwk::from_value`].
     pub fn from_slice(bytes: &[u8]) -> Result<Self, JwkError> {
         match json::parse(bytes) {
             Ok(value) => Self::from_value(&value),
@@ -121,6 +124,10 @@ impl Jwk {
     }
 
     /// From a parsed object.
+    ///
+    /// # Errors
+    /// [`JwkError`] says what is wrong. A coordinate, modulus or exponent that is not there is a
+    /// [`JwkError::Member`], too.
     pub fn from_value(value: &Value) -> Result<Self, JwkError> {
         let members = value.as_object().ok_or(JwkError::NotObject)?;
         let certificates = certificates(members)?;

@@ -89,6 +89,10 @@ impl TokenToBeSigned {
     }
 
     /// The token. ECDSA signatures are given as DER, as key managers return them.
+    ///
+    /// # Errors
+    /// [`JwsError::Signature`] when an ECDSA signature is not DER of two numbers that fit the curve. Others
+    /// are taken as they are.
     pub fn assemble(mut self, signature: &[u8]) -> Result<String, JwsError> {
         self.text.push('.');
         if self.algorithm.family() == Family::Ecdsa {
@@ -121,6 +125,10 @@ pub struct UnverifiedJws<'a> {
 
 impl<'a> UnverifiedJws<'a> {
     /// Takes a compact token apart.
+    ///
+    /// # Errors
+    /// [`JwsError::TooLarge`], [`JwsError::Parts`], [`JwsError::Base64`], [`JwsError::Header`],
+    /// [`JwsError::Algorithm`] or [`JwsError::Critical`], which a `b64` header is, too (RFC 7797).
     pub fn parse(token: &'a str) -> Result<Self, JwsError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwsError::TooLarge);
@@ -166,6 +174,10 @@ impl<'a> UnverifiedJws<'a> {
     }
 
     /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`JwsError::Signature`] when it does not match, or when the key is of another family or curve than
+    /// the token's algorithm (RFC 7518, section 3.4).
     pub fn verify(self, key: &PublicKey) -> Result<VerifiedJws, JwsError> {
         if self.algorithm.family() != key.family() {
             return Err(JwsError::Signature);

@@ -50,6 +50,9 @@ impl JwtSvidClaims<'_> {
     }
 
     /// The bytes to sign, written without a map between.
+    ///
+    /// # Errors
+    /// [`JwsError::Key`] when `key` is none that signs tokens ([`PublicKey::jwt_algorithm`]).
     pub fn to_be_signed(&self, key: &PublicKey, kid: &str) -> Result<TokenToBeSigned, JwsError> {
         let mut out = String::with_capacity(192);
         out.push_str("{\"aud\":[");
@@ -88,6 +91,9 @@ pub struct WitSvidClaims<'a> {
 
 impl WitSvidClaims<'_> {
     /// The bytes to sign.
+    ///
+    /// # Errors
+    /// [`JwsError::Key`] when `key` is none that signs tokens ([`PublicKey::jwt_algorithm`]).
     pub fn to_be_signed(&self, key: &PublicKey, kid: &str) -> Result<TokenToBeSigned, JwsError> {
         let mut out = String::with_capacity(384);
         out.push_str("{\"cnf\":{\"jwk\":");
@@ -102,6 +108,9 @@ impl WitSvidClaims<'_> {
 
 /// A JWT-SVID with claims that a credential composer returned; members are sorted, and whole numbers
 /// that came back as doubles are written as integers.
+///
+/// # Errors
+/// [`JwsError::Key`] when `key` is none that signs tokens ([`PublicKey::jwt_algorithm`]).
 pub fn sign_claims(
     claims: &Map<String, Value>,
     key: &PublicKey,
@@ -250,6 +259,10 @@ impl VerifiedJwt {
 
 /// Validates a JWT-SVID: signature, `typ`, `sub`, `exp`, `nbf`, `iat`, and that one of `audience` is meant
 /// (an empty `audience` accepts any). `find_key` looks up a key of the trust domain of `sub` by its ID.
+///
+/// # Errors
+/// [`JwtError`]: form, `typ`, `kid`, `sub` and the presence of `exp` are checked before a key is looked up,
+/// the audience and the times after the signature, with a minute of leeway (go-jose's Claims.Validate).
 pub fn verify_svid(
     token: &str,
     audience: &[String],
@@ -264,6 +277,9 @@ pub fn verify_svid(
 }
 
 /// Validates a WIT-SVID: as a JWT-SVID, with its own `typ` and without an audience.
+///
+/// # Errors
+/// As [`verify_svid`], with [`JwtError::WitType`] for another `typ`, and never [`JwtError::Audience`].
 pub fn verify_wit(
     token: &str,
     now: Timestamp,

@@ -79,6 +79,11 @@ struct Inner {
 
 impl PublicKey {
     /// From a SubjectPublicKeyInfo, DER (Go's PKIX form). Points must be on their curve.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::TooLarge`] beyond 2048 bytes, [`PublicKeyError::RsaBits`] for RSA outside of 2048
+    /// to 8192 bits, [`PublicKeyError::Unsupported`] for another algorithm or curve, otherwise
+    /// [`PublicKeyError::Malformed`].
     pub fn from_spki(spki: impl Into<Bytes>) -> Result<Self, PublicKeyError> {
         let spki = spki.into();
         if spki.len() > MAX_SPKI_BYTES {
@@ -126,6 +131,9 @@ impl PublicKey {
     }
 
     /// From an uncompressed point (SEC 1, 2.3.3) on the curve of an elliptic `kind`.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::Unsupported`] when `kind` is not elliptic, otherwise as [`PublicKey::from_spki`].
     pub fn from_ec_point(kind: PublicKeyKind, point: &[u8]) -> Result<Self, PublicKeyError> {
         let curve = match kind {
             PublicKeyKind::EcP256 => oid::P256,
@@ -158,6 +166,10 @@ impl PublicKey {
     }
 
     /// From the big-endian magnitudes of modulus and exponent.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::TooLarge`] when the modulus has more than 1025 bytes or the exponent more than 8,
+    /// otherwise as [`PublicKey::from_spki`].
     pub fn from_rsa_parts(n: &[u8], e: &[u8]) -> Result<Self, PublicKeyError> {
         if n.len() > MAX_RSA_BITS / 8 + 1 || e.len() > 8 {
             return Err(PublicKeyError::TooLarge);
@@ -226,6 +238,9 @@ impl PublicKey {
 
     /// Verifies a signature over `message`; ECDSA signatures are DER. An algorithm of another family
     /// than the key's fails.
+    ///
+    /// # Errors
+    /// [`BadSignature`]
     pub fn verify(
         &self,
         algorithm: SignatureAlgorithm,

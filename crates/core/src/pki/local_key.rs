@@ -28,10 +28,10 @@ const MAX_KEY_BYTES: usize = 16 * 1024;
 /// Why a private key cannot be read, made or used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrivateKeyError {
-    /// Neither PKCS#8 nor PKCS#1 nor SEC 1, or not consistent with itself.
+    /// Neither PKCS#8 nor PKCS#1 nor SEC 1, not consistent with itself, or RSA outside of 2048 to 8192 bits.
     #[error("malformed private key")]
     Malformed,
-    /// Not a P-256, P-384 or RSA key of 2048 to 8192 bits.
+    /// Not a P-256, P-384 or RSA key, or longer than any that we use.
     #[error("unsupported private key type")]
     Unsupported,
     /// No PEM block of a private key.
@@ -58,6 +58,9 @@ enum Pair {
 
 impl LocalKey {
     /// A new key from the crypto library's entropy. RSA takes from tens of milliseconds to seconds.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Crypto`] when the crypto library fails, for want of entropy for example.
     pub fn generate(key_type: KeyType) -> Result<Self, PrivateKeyError> {
         let pair = match key_type {
             KeyType::EcP256 => Pair::Ec(
@@ -79,6 +82,11 @@ impl LocalKey {
     }
 
     /// From an unencrypted PKCS#8 document.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Unsupported`] for another algorithm or curve and beyond 16 KiB;
+    /// [`PrivateKeyError::Malformed`] for what the crypto library refuses, which RSA outside of 2048 to
+    /// 8192 bits is, too.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, PrivateKeyError> {
         if der.len() > MAX_KEY_BYTES {
             return Err(PrivateKeyError::Unsupported);
@@ -101,6 +109,10 @@ impl LocalKey {
     }
 
     /// From an RSAPrivateKey (PKCS#1).
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Unsupported`] beyond 16 KiB; [`PrivateKeyError::Malformed`] as
+    /// [`LocalKey::from_pkcs8`].
     pub fn from_pkcs1(der: &[u8]) -> Result<Self, PrivateKeyError> {
         if der.len() > MAX_KEY_BYTES {
             return Err(PrivateKeyError::Unsupported);
@@ -110,6 +122,10 @@ impl LocalKey {
     }
 
     /// From an ECPrivateKey (SEC 1, RFC 5915) that names its curve.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Unsupported`] for another curve and beyond 16 KiB; [`PrivateKeyError::Malformed`]
+    /// for all else, a key that does not name its curve among it.
     pub fn from_sec1(der: &[u8]) -> Result<Self, PrivateKeyError> {
         if der.len() > MAX_KEY_BYTES {
             return Err(PrivateKeyError::Unsupported);
@@ -122,6 +138,10 @@ impl LocalKey {
     }
 
     /// From DER of any of the three forms, tried in the order PKCS#8, SEC 1, PKCS#1.
+    ///
+    /// # Errors
+    /// That of [`LocalKey::from_pkcs8`] unless it is [`PrivateKeyError::Malformed`], else that of
+    /// [`LocalKey::from_pkcs1`], which is tried last.
     pub fn from_der(der: &[u8]) -> Result<Self, PrivateKeyError> {
         match Self::from_pkcs8(der) {
             Err(PrivateKeyError::Malformed) => Self::from_sec1(der).or_else(|_| Self::from_pkcs1(der)),
@@ -131,6 +151,10 @@ impl LocalKey {
 
     /// From the first PEM block of a private key: `PRIVATE KEY`, `EC PRIVATE KEY` or `RSA PRIVATE KEY`.
     /// Other blocks before it (EC PARAMETERS, certificates) are passed over.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::NoPem`] when there is no such block, otherwise that of the form which the block's
+    /// label names.
     pub fn from_pem(text: &[u8]) -> Result<Self, PrivateKeyError> {
         for block in pem::blocks(text) {
             let der = Zeroizing::new(block.contents);
@@ -145,6 +169,9 @@ impl LocalKey {
     }
 
     /// As PKCS#8, DER; the buffer is wiped when dropped.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Crypto`] when the crypto library cannot encode it.
     pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, PrivateKeyError> {
         let bytes = match &self.pair {
             Pair::Ec(pair) => pair.to_pkcs8v1().map_err(|_| PrivateKeyError::Crypto)?.as_ref().to_vec(),
@@ -154,11 +181,17 @@ impl LocalKey {
     }
 
     /// As a `PRIVATE KEY` PEM block.
+    ///
+    /// # Errors
+    /// As [`LocalKey::to_pkcs8`].
     pub fn to_pkcs8_pem(&self) -> Result<Zeroizing<String>, PrivateKeyError> {
         Ok(Zeroizing::new(pem::encode("PRIVATE KEY", &self.to_pkcs8()?)))
     }
 
     /// As a private JWK in JSON with this `alg` (RFC 7518, sections 6.2.2 and 6.3.2).
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Crypto`] when the crypto library cannot encode it.
     pub fn to_jwk(&self, alg: &str) -> Result<Zeroizing<String>, PrivateKeyError> {
         let mut jwk = Jwk::new(self.public.clone());
         jwk.alg = alg.to_owned();
@@ -197,6 +230,10 @@ impl LocalKey {
     }
 
     /// Signs a message. ECDSA signatures are DER; a key of a curve signs with that curve's hash only.
+    ///
+    /// # Errors
+    /// [`PrivateKeyError::Algorithm`] when the key does not sign with it; [`PrivateKeyError::Crypto`] when
+    /// the crypto library fails.
     pub fn sign(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, PrivateKeyError> {
         match &self.pair {
             Pair::Ec(pair) if algorithm == self.public.signature_algorithm() => pair
@@ -215,6 +252,9 @@ impl LocalKey {
     }
 
     /// Signs a hash that was computed elsewhere; its length must be that of the algorithm's hash.
+    ///
+    /// # Errors
+    /// As [`LocalKey::sign`], [`PrivateKeyError::Algorithm`] also for a hash of another length.
     pub fn sign_digest(
         &self,
         algorithm: SignatureAlgorithm,

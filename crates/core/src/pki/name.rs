@@ -54,6 +54,9 @@ pub struct EncodedName(Box<[u8]>);
 
 impl EncodedName {
     /// A name that was read from a certificate or request, byte for byte.
+    ///
+    /// # Errors
+    /// [`DerError`] when it is not one sequence and nothing else. What is in it is not looked at.
     pub fn from_der(der: &[u8]) -> Result<Self, DerError> {
         let mut reader = Reader::new(der);
         reader.sequence()?;
@@ -104,6 +107,9 @@ impl DistinguishedName {
     }
 
     /// As DER.
+    ///
+    /// # Errors
+    /// [`NameError`] with the first type among `extra_names` that is not an object identifier.
     pub fn encode(&self) -> Result<EncodedName, NameError> {
         let mut extra = Vec::with_capacity(self.extra_names.len());
         for attribute in &self.extra_names {
@@ -125,7 +131,10 @@ impl DistinguishedName {
         Ok(EncodedName(w.into_bytes().into_boxed_slice()))
     }
 
-    /// From DER. Values of the string types that Go knows; anything else is malformed.
+    /// From DER, with values of the string types that Go knows.
+    ///
+    /// # Errors
+    /// [`DerError`] when it is malformed, or has a value of another type.
     pub fn from_der(der: &[u8]) -> Result<Self, DerError> {
         let mut outer = Reader::new(der);
         let mut sets = outer.sequence()?;

@@ -114,6 +114,10 @@ impl Iterator for Blocks<'_> {
 }
 
 /// The certificates of a PEM text that holds nothing else (pemutil.ParseCertificates).
+///
+/// # Errors
+/// [`PemError::WrongLabel`] or [`PemError::Certificate`] for the first block that is not a certificate;
+/// [`PemError::NoBlocks`] when there is none, or the text is longer than [`MAX_PEM_BYTES`].
 pub fn certificates(text: &[u8]) -> Result<Vec<Certificate>, PemError> {
     let mut certificates = Vec::new();
     for (i, block) in blocks(text).enumerate() {
@@ -128,6 +132,9 @@ pub fn certificates(text: &[u8]) -> Result<Vec<Certificate>, PemError> {
 }
 
 /// The one certificate of a PEM text (pemutil.ParseCertificate).
+///
+/// # Errors
+/// As [`certificates`], and [`PemError::Count`] when there are several.
 pub fn certificate(text: &[u8]) -> Result<Certificate, PemError> {
     let mut all = certificates(text)?;
     match (all.len(), all.pop()) {

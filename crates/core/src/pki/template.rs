@@ -140,7 +140,10 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Fails when the authority's key is of a kind that we do not use.
+    /// Of an authority's certificate.
+    ///
+    /// # Errors
+    /// As [`Certificate::public_key`].
     pub fn new(authority: &Certificate) -> Result<Self, PublicKeyError> {
         let mut w = Writer::with_capacity(48);
         if let Some(id) = authority.subject_key_id() {
@@ -167,12 +170,19 @@ impl Issuer {
     }
 
     /// The bytes that the authority must sign to issue this certificate.
+    ///
+    /// # Errors
+    /// [`TemplateError::NotAscii`] when a name that is to be written is not ASCII;
+    /// [`TemplateError::Policy`] when a policy is not an object identifier.
     pub fn certificate(&self, template: &CertificateTemplate<'_>) -> Result<ToBeSigned, TemplateError> {
         write_certificate(template, self.name.as_der(), &self.authority_key_id, self.algorithm)
     }
 }
 
 /// The bytes that the key itself must sign to make a self-signed authority.
+///
+/// # Errors
+/// As [`Issuer::certificate`].
 pub fn self_signed(template: &CertificateTemplate<'_>) -> Result<ToBeSigned, TemplateError> {
     write_certificate(template, template.subject.as_der(), &[], template.public_key.signature_algorithm())
 }
