@@ -95,6 +95,9 @@ impl HealthServer {
 
     /// Runs the checks, each second until all are live and ready and then each minute, and the listener where it is
     /// enabled, until the future is dropped. A listener that cannot listen is logged, as the reference does.
+    ///
+    /// # Errors
+    /// [`HealthServerError::NoChecks`], at once.
     pub async fn run(&self) -> Result<(), HealthServerError> {
         if self.checks.all().is_empty() {
             return Err(HealthServerError::NoChecks);

@@ -68,6 +68,10 @@ pub enum InitError {
 }
 
 /// Starts the process's log. Called once, early, by the binary; the time zone (`TZ`) is read here.
+///
+/// # Errors
+/// [`InitError::Open`] when the log file cannot be opened; [`InitError::Already`] when the process has a
+/// log.
 pub fn init(config: LogSettings) -> Result<LogHandle, InitError> {
     let (layer, handle) = open(config)?;
     let subscriber = tracing_subscriber::registry().with(layer);
@@ -76,6 +80,9 @@ pub fn init(config: LogSettings) -> Result<LogHandle, InitError> {
 }
 
 /// The log as a subscriber that is not yet the process's, for a scope (`tracing::subscriber::with_default`).
+///
+/// # Errors
+/// [`InitError::Open`] when the log file cannot be opened.
 pub fn subscriber(
     config: LogSettings,
 ) -> Result<(impl tracing::Subscriber + Send + Sync + use<>, LogHandle), InitError> {

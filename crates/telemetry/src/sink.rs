@@ -100,12 +100,18 @@ impl ReopenHandle {
     }
 
     /// Opens the file of the configured name, creating it where it is missing, and closes the old one.
+    ///
+    /// # Errors
+    /// [`ReopenError`] when it cannot be opened; the old one stays in use.
     pub fn reopen(&self) -> Result<(), ReopenError> {
         self.output.reopen()
     }
 
-    /// Opens the file again at each SIGUSR2 until the future is dropped. Fails only where the signal cannot be had;
-    /// a file that cannot be opened is logged to the old one.
+    /// Opens the file again at each SIGUSR2 until the future is dropped. A file that cannot be opened is logged to the
+    /// old one.
+    ///
+    /// # Errors
+    /// That of the system, where the signal cannot be had.
     pub async fn reopen_on_signal(&self) -> std::io::Result<()> {
         let mut signals = signal(SignalKind::user_defined2())?;
         while signals.recv().await.is_some() {

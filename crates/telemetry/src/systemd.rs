@@ -23,6 +23,9 @@ pub fn reloading() -> String {
 }
 
 /// Sends `state` to the service manager that `NOTIFY_SOCKET` names; `Ok(false)` where there is none.
+///
+/// # Errors
+/// As [`notify_at`].
 pub fn notify(state: &str) -> io::Result<bool> {
     match std::env::var_os("NOTIFY_SOCKET") {
         Some(socket) if !socket.is_empty() => notify_at(&socket, state).map(|()| true),
@@ -31,6 +34,10 @@ pub fn notify(state: &str) -> io::Result<bool> {
 }
 
 /// Sends `state` to this socket: an absolute path, or `@` and an abstract name. Never blocks.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a socket that is neither; otherwise that of the system,
+/// [`io::ErrorKind::WouldBlock`] when the receiver's queue is full.
 pub fn notify_at(socket: &OsStr, state: &str) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,

@@ -136,7 +136,11 @@ impl Default for LogSettings {
 }
 
 impl LogSettings {
-    /// Parses the level and format names; the error has the reference's text.
+    /// Parses the level and format names.
+    ///
+    /// # Errors
+    /// `could not start logger: ` and the text of [`LogSettingError`], for a level or format that has no
+    /// such name.
     pub fn parse(file: &str, level: &str, format: &str, source_location: bool) -> Result<Self, String> {
         let told = |error| format!("could not start logger: {error}");
         Ok(Self {

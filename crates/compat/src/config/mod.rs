@@ -176,6 +176,9 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// Reads and parses a file. With `expand`, `$NAME` and `${NAME}` are replaced in the whole text first.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is not there or cannot be read; otherwise as [`ConfigFile::parse`].
     pub fn read(path: &str, expand: bool) -> Result<Self, ConfigError> {
         let bytes = std::fs::read(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => ConfigError::new(format!(
@@ -197,6 +200,9 @@ impl ConfigFile {
     }
 
     /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the text and the place of a [`hcl::ParseError`].
     pub fn parse(path: &str, text: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let document = hcl::parse_config(text).map_err(|error| {
             let pos = error.pos;
@@ -294,6 +300,9 @@ pub struct FeatureFlags {
 
 impl FeatureFlags {
     /// Parses `experimental.feature_flags`; one unknown name refuses them all.
+    ///
+    /// # Errors
+    /// The reference's text (pkg/common/fflag) with every unknown name, sorted.
     pub fn parse(names: &[String]) -> Result<Self, String> {
         let known = ["wit-svid", "i_am_a_test_flag"];
         let mut unknown: Vec<&str> =
@@ -331,7 +340,11 @@ pub fn first_set<'a>(flag: Option<&'a str>, file: Option<&'a str>, default: &'a 
     flag.filter(|text| !text.is_empty()).or(file.filter(|text| !text.is_empty())).unwrap_or(default)
 }
 
-/// A duration, not negative. The error is what follows the reference's `could not parse …: `.
+/// A duration, not negative.
+///
+/// # Errors
+/// Go's text for what is no duration ([`DurationError`](crate::duration::DurationError)), or that it is
+/// negative. It is what follows the reference's `could not parse …: `.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let duration: GoDuration =
         text.parse().map_err(|error: crate::duration::DurationError| error.to_string())?;

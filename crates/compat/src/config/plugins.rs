@@ -19,6 +19,9 @@ pub enum PluginData {
 impl PluginData {
     /// The text that an external plugin is configured with, as the reference prints it. Reads the file, if
     /// it is one.
+    ///
+    /// # Errors
+    /// That of reading the file; [`std::io::ErrorKind::InvalidData`] when it is not UTF-8.
     pub fn load_text(&self) -> std::io::Result<String> {
         match self {
             Self::None => Ok(String::new()),
@@ -95,7 +98,10 @@ pub enum LegacyPlugins {
 
 /// The plugins of a `plugins` section in file order, and warnings about old names.
 ///
-/// Errors have the texts of the reference (pkg/common/catalog/config.go).
+/// # Errors
+/// [`ConfigError`], with the texts of the reference (pkg/common/catalog/config.go): the section is no
+/// object, a value has another type, a plugin stands twice or has both `plugin_data` and
+/// `plugin_data_file`. Ours are those for plugins that can no longer be used (see [`LegacyPlugins`]).
 pub fn plugin_configs(
     file: &ConfigFile,
     plugins: &Fragment,

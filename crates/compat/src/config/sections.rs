@@ -129,6 +129,9 @@ fn unknown(section: &str, body: &Body<'_>, out: &mut SectionUnknowns) {
 }
 
 /// Takes `telemetry` out of a file's root.
+///
+/// # Errors
+/// [`DecodeError`] when a value in it has another type than its key wants.
 pub fn take_telemetry(
     file: &ConfigFile,
     root: &mut Body<'_>,
@@ -206,6 +209,9 @@ fn prometheus(body: &mut Body<'_>) -> Result<PrometheusConfig, DecodeError> {
 }
 
 /// Takes `health_checks` out of a file's root.
+///
+/// # Errors
+/// [`DecodeError`] when a value in it has another type than its key wants.
 pub fn take_health_checks(root: &mut Body<'_>) -> Result<(HealthChecks, SectionUnknowns), DecodeError> {
     let mut unknowns = SectionUnknowns::new();
     let Some(mut body) = root.take_block("health_checks")? else {

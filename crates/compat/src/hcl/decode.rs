@@ -188,16 +188,26 @@ impl<'a> Body<'a> {
     }
 
     /// A string, or an integer as text.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is neither.
     pub fn take_string(&mut self, key: &str) -> Result<Option<String>, DecodeError> {
         self.take_last(key, string)
     }
 
     /// An integer, also one written as a string: decimal, or with Go's prefixes `0x`, `0o`, `0`, `0b`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is neither, or does not fit 64 bits (with the text of Go's
+    /// `strconv.ParseInt`).
     pub fn take_int(&mut self, key: &str) -> Result<Option<i64>, DecodeError> {
         self.take_last(key, int)
     }
 
     /// `true` or `false`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is neither, also for such a text in quotes.
     pub fn take_bool(&mut self, key: &str) -> Result<Option<bool>, DecodeError> {
         self.take_last(key, |path, source| match source.literal() {
             Some(token) if token.kind == TokenKind::Bool => Ok(token.text == "true"),
@@ -206,6 +216,9 @@ impl<'a> Body<'a> {
     }
 
     /// A list of strings. Several appearances are joined.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no list, or one of its elements is neither a string nor an integer.
     pub fn take_string_list(&mut self, key: &str) -> Result<Option<Vec<String>>, DecodeError> {
         let path = self.child(key);
         let sources = self.take(key);
@@ -234,6 +247,9 @@ impl<'a> Body<'a> {
     }
 
     /// A block, all its appearances merged.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when an appearance is a value.
     pub fn take_block(&mut self, key: &str) -> Result<Option<Body<'a>>, DecodeError> {
         let path = self.child(key);
         let sources = self.take(key);
@@ -249,6 +265,9 @@ impl<'a> Body<'a> {
 
     /// Blocks by label: `key "a" { … }`, or `key { a { … } }`, or `key = { a = { … } }`. One element a
     /// label, in the order in which the labels appear; blocks of one label are merged.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when an appearance, or what a label stands before, is no block.
     pub fn take_labelled(&mut self, key: &str) -> Result<Vec<(String, Body<'a>)>, DecodeError> {
         let path = self.child(key);
         let mut out = Vec::new();
@@ -265,6 +284,9 @@ impl<'a> Body<'a> {
 
     /// Blocks by two labels, in the reference's terms `[]map[string]map[string]struct`: the element's index,
     /// both labels and the block, in file order.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when what the first or the second label stands before is no block.
     pub fn twice_labelled(&self) -> Result<Vec<(usize, String, String, Body<'a>)>, DecodeError> {
         let mut out = Vec::new();
         for (index, entry) in self.parts.iter().flatten().enumerate() {
@@ -285,6 +307,9 @@ impl<'a> Body<'a> {
 
     /// A list of objects, `key = [{ … }, { … }]`. As in the reference a block `key { a = 1, b = 2 }` is a
     /// list too: one object for each of its entries.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is neither a list nor a block, or one of its elements is no object.
     pub fn take_block_list(&mut self, key: &str) -> Result<Vec<Body<'a>>, DecodeError> {
         let path = self.child(key);
         let mut out = Vec::new();
@@ -319,6 +344,10 @@ impl<'a> Body<'a> {
 
     /// A map of lists of strings. A name that appears twice has the strings of its last appearance, and one that is
     /// not a list is refused.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no block, one of its values no list, or an element of that neither a
+    /// string nor an integer.
     pub fn take_string_list_map(&mut self, key: &str) -> Result<Option<NamedLists>, DecodeError> {
         let path = self.child(key);
         let sources = self.take(key);

@@ -85,12 +85,19 @@ pub struct Document {
 
 /// Parses HCL or JSON and refuses an attribute that stands twice in one body, as the reference's
 /// `hcl.Parse` does.
+///
+/// # Errors
+/// [`ParseError`] when it is neither, has such an attribute, or is longer than [`MAX_INPUT`] or nested
+/// deeper than [`MAX_DEPTH`].
 pub fn parse(text: impl AsRef<[u8]>) -> Result<Document, ParseError> {
     parse_text(text.as_ref(), false)
 }
 
 /// Parses HCL or JSON as SPIRE reads its files (the reference's `hcl.Decode`): an attribute that stands
 /// twice in one body is no error there, the later one counts. [`Document::duplicates`] lists them.
+///
+/// # Errors
+/// [`ParseError`] as [`parse`], but for attributes that stand twice.
 pub fn parse_config(text: impl AsRef<[u8]>) -> Result<Document, ParseError> {
     parse_text(text.as_ref(), true)
 }
@@ -194,8 +201,11 @@ impl Fragment {
         }
     }
 
-    /// The part's values. Errors say where in the file they are, and name the path from the root `root`,
-    /// as if the part were a file of its own.
+    /// The part's values. Their errors say where in the file they are, and name the path from the root
+    /// `root`, as if the part were a file of its own.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the part is a single value.
     pub fn body(&self) -> Result<Body<'_>, DecodeError> {
         match &self.content {
             Content::Items(items) => Ok(Body::new("root", items, self.syntax)),
