@@ -3,6 +3,11 @@
 //! Every write is one transaction, durable when it returns. A batch is one transaction with a savepoint an
 //! item, since each item has a status of its own. Each write of an entry or node also appends a row to the
 //! events table in the same transaction, by which other servers on the same database learn of it.
+//!
+//! # Errors
+//! Every operation may fail with [`Error::Unavailable`] (the database cannot be reached, is locked or has no room) and
+//! with [`Error::Internal`] (what is stored cannot be read). What else an operation refuses stands with it. The errors
+//! of items of a batch are in its outcomes; where the call fails, nothing was written.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -82,37 +87,70 @@ pub trait Bundles {
     /// The bundle of a trust domain.
     async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>>;
     /// All bundles in row order, or a page of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a page of no size, and for a token that is not a number.
     async fn bundle_list(&self, paging: Option<&Paging>) -> Result<Page<Bundle>>;
     /// How many bundles there are.
     async fn bundle_count(&self) -> Result<u32>;
-    /// Stores a new bundle. [`Error::AlreadyExists`] if the trust domain has one.
+    /// Stores a new one.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if there is one.
     async fn bundle_create(&self, bundle: &Bundle) -> Result<Bundle>;
     /// Stores a bundle, whether the trust domain has one or not.
     async fn bundle_set(&self, bundle: &Bundle) -> Result<Bundle>;
-    /// Replaces the parts of a stored bundle that the mask names. [`Error::NotFound`] if there is none.
+    /// Replaces the parts of a stored bundle that the mask names.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
     async fn bundle_update(&self, bundle: &Bundle, mask: BundleMask) -> Result<Bundle>;
     /// Adds the authorities that a bundle does not have yet, and makes the bundle if there is none. The sequence number
     /// grows by one if the content changed.
     async fn bundle_append(&self, bundle: &Bundle) -> Result<Bundle>;
-    /// Removes a bundle. The mode says what becomes of entries that federate with it; each of them gets an event.
-    /// [`Error::NotFound`] if there is none.
+    /// Removes it. Entries that federate with it follow the mode, and each of them gets an event.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none; [`Error::InUse`] if entries federate with it and the mode
+    /// forbids that.
     async fn bundle_delete(&self, trust_domain: &TrustDomain, mode: DeleteMode) -> Result<()>;
-    /// Drops the authorities that expired before the time. [`Error::Invalid`] if no authority of a kind would be left, where
-    /// the bundle had one or the kind is X.509. Returns whether the content changed.
+    /// Drops authorities that expired by the time. Returns whether the content changed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a kind that has authorities, or X.509, would be left without any
+    /// (pkg/common/bundleutil: PruneBundle).
     async fn bundle_prune(&self, trust_domain: &TrustDomain, expired_before: Timestamp) -> Result<bool>;
-    /// Marks the X.509 authority with that subject key ID (hex) as tainted. [`Error::Missing`] if the
-    /// bundle has no such authority, [`Error::Invalid`] if it is tainted already.
+    /// Marks the X.509 authority with that subject key ID (hex) as tainted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without a bundle, [`Error::Missing`] if the bundle has none such,
+    /// [`Error::Invalid`] if it is tainted already.
     async fn x509_authority_taint(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
-    /// Removes a tainted X.509 authority. [`Error::Missing`] if the bundle has no such authority,
+    /// Removes a tainted X.509 authority.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without a bundle, [`Error::Missing`] if the bundle has none such,
     /// [`Error::Invalid`] if it is not tainted.
     async fn x509_authority_revoke(&self, trust_domain: &TrustDomain, subject_key_id: &str) -> Result<()>;
-    /// Marks a JWT authority as tainted and returns it. Errors as for X.509.
+    /// Marks a JWT authority as tainted and returns it.
+    ///
+    /// # Errors
+    /// As [`Bundles::x509_authority_taint`].
     async fn jwt_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
-    /// Removes a tainted JWT authority and returns it. Errors as for X.509.
+    /// Removes a tainted JWT authority and returns it.
+    ///
+    /// # Errors
+    /// As [`Bundles::x509_authority_revoke`].
     async fn jwt_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
-    /// Marks a WIT authority as tainted and returns it. Errors as for X.509.
+    /// Marks a WIT authority as tainted and returns it.
+    ///
+    /// # Errors
+    /// As [`Bundles::x509_authority_taint`].
     async fn wit_authority_taint(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
-    /// Removes a tainted WIT authority and returns it. Errors as for X.509.
+    /// Removes a tainted WIT authority and returns it.
+    ///
+    /// # Errors
+    /// As [`Bundles::x509_authority_revoke`].
     async fn wit_authority_revoke(&self, trust_domain: &TrustDomain, kid: &str) -> Result<JwtAuthority>;
 }
 
@@ -141,15 +179,23 @@ impl BundleMask {
 /// Registration entries.
 #[async_trait]
 pub trait Entries {
-    /// Creates entries in one transaction, and returns an outcome for each item, in order. The caller gives the ids, the
-    /// store sets `created_at`. An item whose id is taken fails with [`Error::AlreadyExists`], an item that
-    /// federates with an unknown bundle with [`Error::Invalid`].
+    /// Creates entries in one transaction, an outcome an item, in order. Ids are the caller's; `created_at`
+    /// is set by the store.
+    ///
+    /// # Errors
+    /// Of an item: [`Error::AlreadyExists`] when its id is taken or it has a DNS name twice,
+    /// [`Error::NoBundle`] when it federates with a bundle that is not there, [`Error::Invalid`] when it
+    /// breaks another rule of stored entries (pkg/server/datastore/sqlstore: validateRegistrationEntry).
     async fn entries_create(&self, entries: Vec<Entry>) -> Result<Vec<Result<Creation>>>;
     /// The entry with this id, if there is one.
     async fn entry_fetch(&self, id: &EntryId) -> Result<Option<Entry>>;
     /// The entries with these ids, as far as they exist, in no order.
     async fn entries_fetch(&self, ids: &[EntryId]) -> Result<Vec<Entry>>;
     /// Entries in row order, all or a page of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`Bundles::bundle_list`], and for a filter by no selectors or by no trust
+    /// domains.
     async fn entry_list(
         &self,
         filter: &EntryFilter,
@@ -157,11 +203,21 @@ pub trait Entries {
         consistency: Consistency,
     ) -> Result<Page<Entry>>;
     /// How many match.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a filter by no selectors or by no trust domains.
     async fn entry_count(&self, filter: &EntryFilter) -> Result<u32>;
-    /// Updates the masked fields of each entry in one transaction, and adds one to its revision.
-    /// Attributes that are all off come back as `None`. [`Error::NotFound`] for an unknown id.
+    /// Updates the masked fields of each in one transaction; the revision grows by one. Attributes that are
+    /// all off come back as `None`.
+    ///
+    /// # Errors
+    /// Of an item: [`Error::NotFound`] for an unknown id, otherwise as [`Entries::entries_create`], by the
+    /// rules of updates (validateRegistrationEntryForUpdate).
     async fn entries_update(&self, updates: Vec<(Entry, EntryMask)>) -> Result<Vec<Result<Written<Entry>>>>;
-    /// Deletes the entries in one transaction. [`Error::NotFound`] for an unknown id.
+    /// Deletes each in one transaction.
+    ///
+    /// # Errors
+    /// Of an item: [`Error::NotFound`] for an unknown id.
     async fn entries_delete(&self, ids: &[EntryId]) -> Result<Vec<Result<Written<Entry>>>>;
     /// Deletes entries that expired before the time, at most `limit` in a call, and returns them.
     async fn entries_prune(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Written<Entry>>>;
@@ -184,15 +240,26 @@ pub trait Nodes {
     /// The nodes with these ids, as far as they exist, with their selectors.
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>>;
     /// Nodes in row order, all or a page of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`Bundles::bundle_list`], and for a filter by no selectors.
     async fn node_list(&self, filter: &NodeFilter, paging: Option<&Paging>) -> Result<Page<Node>>;
     /// How many match.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a filter by no selectors.
     async fn node_count(&self, filter: &NodeFilter) -> Result<u32>;
-    /// Sets fields of a node. [`Error::NotFound`] if there is none.
+    /// Sets fields of a node.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
     async fn node_update(&self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>>;
-    /// Removes a node and its selectors. [`Error::NotFound`] if there is no such node. With a node of the attestor
-    /// `join_token`, the entry for the token's agent ID is removed too, whose one selector is `spiffe_id` with the ID of the
-    /// parent. That removal appends an entry event; a caller that keeps entries in memory hears of it through
-    /// [`Events::entry_events`].
+    /// Removes a node and its selectors. For a node of the attestor `join_token`, the entry that stood for
+    /// the token's agent ID goes too (its one selector is `spiffe_id` with the parent's ID), with an entry
+    /// event: whoever keeps entries hears of it by [`Events::entry_events`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
     async fn node_delete(&self, id: &SpiffeId) -> Result<Written<Node>>;
     /// Removes nodes whose SVID expired before the time, at most `limit` in a call, and returns their ids. Banned nodes stay.
     /// Nodes that cannot attest again stay unless `include_non_reattestable` is set.
@@ -211,7 +278,10 @@ pub trait Nodes {
 /// Join tokens.
 #[async_trait]
 pub trait JoinTokens {
-    /// Stores a token. [`Error::AlreadyExists`] if it is there.
+    /// Stores a token.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if it is there.
     async fn join_token_create(&self, token: &JoinToken) -> Result<()>;
     /// A token that was not used yet; [`Nodes::node_attest_by_token`] uses it.
     async fn join_token_fetch(&self, token: &str) -> Result<Option<JoinToken>>;
@@ -225,6 +295,10 @@ pub trait JoinTokens {
 #[async_trait]
 pub trait Federation {
     /// Stores a relationship, with its first bundle if it has one.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if there is one; [`Error::Invalid`] if the bundle is of another trust
+    /// domain.
     async fn federation_create(
         &self,
         relationship: &FederationRelationship,
@@ -232,14 +306,23 @@ pub trait Federation {
     /// One relationship, with its bundle if that is known.
     async fn federation_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<FederationRelationship>>;
     /// Relationships in row order, all or a page of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`Bundles::bundle_list`].
     async fn federation_list(&self, paging: Option<&Paging>) -> Result<Page<FederationRelationship>>;
-    /// Sets fields of one. [`Error::NotFound`] if there is none.
+    /// Sets fields of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none; [`Error::Invalid`] if the bundle is of another trust domain.
     async fn federation_update(
         &self,
         trust_domain: &TrustDomain,
         update: &FederationUpdate,
     ) -> Result<FederationRelationship>;
-    /// Removes one; its bundle stays. [`Error::NotFound`] if there is none.
+    /// Removes one; its bundle stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
     async fn federation_delete(&self, trust_domain: &TrustDomain) -> Result<()>;
 }
 
@@ -258,6 +341,9 @@ pub struct StoredJournal {
 #[async_trait]
 pub trait Journals {
     /// Stores a journal in its row, or in a new one; returns the row.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such row.
     async fn journal_set(
         &self,
         id: Option<u64>,
@@ -265,6 +351,9 @@ pub trait Journals {
         journal: &CaJournal,
     ) -> Result<u64>;
     /// The journal whose active X.509 authority is this one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty ID.
     async fn journal_fetch(&self, active_x509_authority_id: &str) -> Result<Option<StoredJournal>>;
     /// Removes journals all of whose authorities expired before the time.
     async fn journals_prune(&self, all_expired_before: Timestamp) -> Result<()>;

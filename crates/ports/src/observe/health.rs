@@ -105,6 +105,9 @@ impl HealthChecks {
     }
 
     /// Adds a check under one of the names in [`check`].
+    ///
+    /// # Errors
+    /// [`HealthError::Duplicate`] when there is one under that name.
     pub fn add(&self, name: &'static str, health: Arc<dyn HealthCheck>) -> Result<(), HealthError> {
         let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
         if checks.contains_key(name) {

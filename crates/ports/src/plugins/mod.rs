@@ -3,6 +3,10 @@
 //! Built-in plugins implement these traits directly; external ones stand behind the same traits. A plugin
 //! exists only configured: its constructor takes the configuration, and a new configuration makes a new
 //! object.
+//!
+//! # Errors
+//! Every call may fail with an [`Error`] of a kind that the plugin chooses; an external plugin's is the status code of
+//! its answer. Where callers tell kinds apart, the call says so.
 
 mod agent_node_attestor;
 mod bundle_publisher;

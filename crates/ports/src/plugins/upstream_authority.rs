@@ -49,23 +49,33 @@ pub trait UpstreamAuthority: Send + Sync {
     fn name(&self) -> &str;
     /// Signs the CSR (PKCS#10, DER) of a CA of the trust domain. The lifetime is a wish.
     async fn mint_x509_ca(&self, csr: &[u8], trust_domain: &SpiffeId, ttl: Duration) -> Result<MintedCa>;
-    /// Publishes a JWT key upstream. Returns the upstream's keys now and as they change later. Most
-    /// authorities answer [`super::ErrorKind::Unimplemented`], which is tolerated.
+    /// Publishes a JWT key upstream. Returns the upstream's keys now and as they change later.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unimplemented`] from most authorities, which is tolerated.
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<(Vec<JwtAuthority>, JwtAuthorityUpdates)>;
     /// Publishes a WIT key upstream and returns the upstream's keys. The plugin protocol of the reference has no such
     /// call, so only authorities that are built in can.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unimplemented`] from those that cannot, which is tolerated.
     async fn publish_wit_key(&self, _key: &JwtAuthority) -> Result<Vec<JwtAuthority>> {
         let text = "publishing WIT keys upstream is unsupported";
         Err(Error::new(ErrorKind::Unimplemented, (PluginType::UpstreamAuthority, self.name()), text))
     }
     /// The upstream's WIT keys now; asked with each update of [`UpstreamAuthority::subscribe_to_local_bundle`], which
     /// comes for changes of these keys, too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unimplemented`] from those that have none to tell, which is tolerated.
     async fn wit_keys(&self) -> Result<Vec<JwtAuthority>> {
         let text = "fetching upstream WIT keys is unsupported";
         Err(Error::new(ErrorKind::Unimplemented, (PluginType::UpstreamAuthority, self.name()), text))
     }
-    /// Follows the authorities that the upstream keeps for this trust domain. Most have none to tell, and
-    /// answer [`ErrorKind::Unimplemented`], which is tolerated.
+    /// Follows the authorities that the upstream keeps for this trust domain.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unimplemented`] from most, which have none to tell; it is tolerated.
     async fn subscribe_to_local_bundle(&self) -> Result<LocalBundle> {
         let text = "fetching upstream trust bundle is unsupported";
         Err(Error::new(ErrorKind::Unimplemented, (PluginType::UpstreamAuthority, self.name()), text))

@@ -29,7 +29,10 @@ pub trait WorkloadAttestor: Send + Sync {
     /// process and checks afterwards that it is still the same one.
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>>;
     /// The selectors of what a broker refers to. An attestor without references of its own attests the process, if
-    /// the reference is one to a process; [`ErrorKind::Unimplemented`] says that it does not know the type.
+    /// the reference is one to a process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unimplemented`] when it does not know the type of the reference.
     async fn attest_reference(&self, reference: &WorkloadReference) -> Result<Vec<Selector>> {
         match reference.pid {
             Some(pid) => self.attest(pid).await,
