@@ -126,7 +126,7 @@ pub struct ServerConfig {
 pub struct PruneAttestedNodes {
     /// How long ago they must have expired.
     pub expired_for: Duration,
-    /// How many are deleted at a time.
+    /// How many are deleted at most each time that it is looked.
     pub batch_size: usize,
     /// Whether those that cannot attest again are deleted too.
     pub include_non_reattestable: bool,
@@ -450,6 +450,10 @@ impl<'a> Resolver<'a> {
             let message = format!("could not parse prune_attested_nodes_expired_for: {error}");
             self.fail("prune_attested_nodes_expired_for", message)
         })?;
+        // Off, as with no text (pkg/server/server.go).
+        if expired_for.is_zero() {
+            return Ok(None);
+        }
         let batch = server.prune_attested_nodes_batch_size.and_then(|size| usize::try_from(size).ok());
         Ok(Some(PruneAttestedNodes {
             expired_for,

@@ -65,6 +65,14 @@ fn flags_come_before_the_file() {
 }
 
 #[test]
+fn agents_that_expired_for_no_time_at_all_are_not_pruned() {
+    for off in ["", "0", "0s", "0h0m"] {
+        let config = resolve(&text(&format!("prune_attested_nodes_expired_for = \"{off}\"\n"))).unwrap();
+        assert_eq!(config.prune_attested_nodes, None, "{off:?}");
+    }
+}
+
+#[test]
 fn values_are_parsed() {
     let config = resolve(&text(
         r#"

@@ -303,6 +303,22 @@ async fn an_update_keeps_the_selectors_of_an_agent() {
 }
 
 #[tokio::test]
+async fn so_many_expired_agents_are_pruned_at_a_time_and_no_more() {
+    let store = MemoryStore::new();
+    let live = load(&store).await;
+    for name in ["a", "b", "c"] {
+        live.attest_node(&node(&format!("/spire/agent/x509pop/{name}"), &[])).await.unwrap();
+    }
+    let later = Timestamp::from_unix(START + 3601);
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        assert!(live.prune_nodes(later, false, 2).await.unwrap() <= 2);
+        left.push((store.rows.lock().nodes.len(), live.view().agent(&id(A)).is_some()));
+    }
+    assert_eq!(left, [(1, false), (0, false), (0, false)]);
+}
+
+#[tokio::test]
 async fn expired_entries_are_pruned_from_store_and_view() {
     let store = MemoryStore::new();
     let live = load(&store).await;

@@ -133,8 +133,7 @@ impl LiveEntries {
         Ok(written.value)
     }
 
-    /// Removes nodes whose SVID expired before the time, at most `batch_size` (not 0) in one transaction, and logs
-    /// each. Returns how many.
+    /// Removes nodes whose SVID expired before the time, `limit` (not 0) at most, and logs each. Returns how many.
     ///
     /// # Errors
     /// The datastore's.
@@ -142,28 +141,22 @@ impl LiveEntries {
         &self,
         expired_before: Timestamp,
         include_non_reattestable: bool,
-        batch_size: u32,
+        limit: u32,
     ) -> Result<usize> {
-        let mut pruned = 0;
-        loop {
-            let batch = self.store.nodes_prune(expired_before, include_non_reattestable, batch_size).await?;
-            self.apply(|next, writer, changes| {
-                for written in &batch {
-                    remember(&mut writer.own_node_events, written.event);
-                    remove_agent(next, changes, &written.value);
-                }
-            });
-            for node in &batch {
-                tracing::info!(agent_id = %node.value, "Pruned an expired agent");
+        let pruned = self.store.nodes_prune(expired_before, include_non_reattestable, limit).await?;
+        self.apply(|next, writer, changes| {
+            for written in &pruned {
+                remember(&mut writer.own_node_events, written.event);
+                remove_agent(next, changes, &written.value);
             }
-            pruned += batch.len();
-            if batch.len() < batch_size as usize {
-                if pruned > 0 {
-                    self.look_now();
-                }
-                return Ok(pruned);
-            }
+        });
+        for node in &pruned {
+            tracing::info!(agent_id = %node.value, "Pruned an expired agent");
         }
+        if !pruned.is_empty() {
+            self.look_now();
+        }
+        Ok(pruned.len())
     }
 
     /// Removes a federated bundle. Entries that go or change with it are heard of by their events, at once.
