@@ -321,7 +321,7 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// `admin_ids` and `experimental.max_attested_node_info_staleness` as configured.
+    /// `admin_ids` and `max_attested_node_info_staleness` as configured.
     pub fn new(
         live: Arc<LiveEntries>,
         clock: Arc<dyn Clock>,

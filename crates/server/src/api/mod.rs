@@ -89,7 +89,7 @@ pub struct Deps {
     pub rate_limits: RateLimits,
     /// `audit_log_enabled`.
     pub audit_log_enabled: bool,
-    /// `experimental.max_attested_node_info_staleness`; zero reads each agent's row at each call.
+    /// `max_attested_node_info_staleness`; zero reads each agent's row at each call.
     pub node_info_staleness: Duration,
     /// The user's policy, instead of what the handlers' types say.
     pub policy: Option<Arc<dyn Policy>>,

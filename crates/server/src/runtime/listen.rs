@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, FuturesUnordered};
 use spire_core::pki::Certificate;
 use spire_net::grpc::{self, Stopped};
 use spire_net::lanes::Lanes;
@@ -43,6 +45,9 @@ pub enum ListenError {
     /// Threads for connections.
     #[error("unable to start threads for connections: {0}")]
     Threads(io::Error),
+    /// A thread for connections ended; the text is why.
+    #[error("server API listener: a thread for connections ended unexpectedly: {0}")]
+    Thread(String),
     /// A listener broke.
     #[error("server API listener: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -86,6 +91,7 @@ pub(super) async fn serve(
 
     // When one listener ends, by order or by itself, the other ends too.
     let both = stop.child_token();
+    let broken = OnceLock::new();
     let (streams, stopping) = (api.clone(), both.clone());
     tokio::spawn(async move {
         stopping.cancelled().await;
@@ -93,7 +99,7 @@ pub(super) async fn serve(
     });
     let tcp = end_with(
         &both,
-        grpc::graceful(on_tcp.stopping(both.clone()), |signal| serve_tcp(tcp, &lanes, &api, signal)),
+        grpc::graceful(on_tcp.stopping(both.clone()), |signal| serve_tcp(tcp, &lanes, &api, signal, &broken)),
     );
     let unix = end_with(
         &both,
@@ -108,32 +114,41 @@ pub(super) async fn serve(
     };
     on_unix.stopped(unix)?;
     on_tcp.stopped(tcp)?;
-    Ok(())
+    broken.into_inner().map_or(Ok(()), |reason| Err(ListenError::Thread(reason)))
 }
 
-/// Serves each connection on the thread to which it is dealt.
+/// Serves each connection on the thread to which it is dealt. A thread that breaks ends them all, and says why in `broken`:
+/// what is dealt to it would be answered by nobody.
 async fn serve_tcp(
     incoming: TlsIncoming,
     lanes: &Lanes,
     api: &Arc<Api>,
     signal: grpc::Signal,
+    broken: &OnceLock<String>,
 ) -> Result<(), tonic::transport::Error> {
     let stop = CancellationToken::new();
     let (dealer, hands) = incoming.deal(lanes.handles().len());
-    let serving: Vec<_> = std::iter::zip(lanes.handles(), hands)
+    let mut serving: FuturesUnordered<_> = std::iter::zip(lanes.handles(), hands)
         .map(|(lane, hand)| {
             let stopped = stop.clone().cancelled_owned();
             lane.spawn(grpc::serve_aged(grpc::CONNECTION_AGE_MAX, api.tcp_routes(), hand, stopped))
         })
         .collect();
-    tokio::select! {
-        () = dealer.run() => {}
-        () = signal => {}
-    }
+    let first = tokio::select! {
+        () = dealer.run() => None,
+        () = signal => None,
+        ended = serving.next() => ended,
+    };
     stop.cancel();
-    for served in serving {
-        // A lane that panicked or ended serves nobody any more.
-        served.await.unwrap_or(Ok(()))?;
+    let mut ended = stream::iter(first).chain(serving);
+    while let Some(served) = ended.next().await {
+        match served {
+            Ok(served) => served?,
+            Err(error) => {
+                tracing::error!(error = %error, "A thread for connections ended unexpectedly; stopping");
+                let _ = broken.set(error.to_string());
+            }
+        }
     }
     Ok(())
 }

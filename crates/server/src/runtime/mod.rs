@@ -13,6 +13,8 @@ mod metered;
 mod plugins;
 mod reload;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::future::Future;
@@ -47,6 +49,7 @@ use host::HostServices;
 use metered::{MeteredKeys, MeteredStore};
 use plugins::Plugins;
 use reload::Running;
+use tasks::Tasks;
 use trust::BundleTrust;
 
 pub use listen::ListenError;
@@ -149,6 +152,14 @@ pub enum RunError {
     /// A listener could not be made, or broke.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A background task panicked.
+    #[error("background task {name:?} ended unexpectedly: {error}")]
+    Task {
+        /// What it worked on.
+        name: &'static str,
+        /// What the runtime says of it.
+        error: String,
+    },
     /// The bundle endpoint cannot be served.
     #[error(transparent)]
     BundleEndpoint(#[from] EndpointError),
@@ -172,7 +183,7 @@ pub enum RunError {
 /// Runs a server until `stop` is cancelled, then lets calls finish. `ready` is cancelled once it answers.
 ///
 /// # Errors
-/// [`RunError`] when it cannot start or a listener breaks.
+/// [`RunError`] when it cannot start, or a listener or a background task breaks.
 pub async fn run(
     config: ServerConfig,
     assembly: Assembly,
@@ -286,12 +297,11 @@ async fn serve(
     listen::show(&identity, &svid.current())?;
     let entries = load_entries(config, &store, &clock, &metrics).await?;
     tracing::info!(launch_log_level = log.launch().as_str(), "Logger service configured");
-    let tasks = CancellationToken::new();
-    let _end_tasks_with_us = tasks.clone().drop_guard();
+    let mut tasks = Tasks::new();
     let scrapers = scrapers_trust(config, &authorities);
     operations.trust.fill(scrapers.clone());
     let live = entries.clone();
-    tokio::spawn(tasks.clone().run_until_cancelled_owned(async move { scrapers.follow(&live).await }));
+    tasks.spawn_until_stopped("scrapers", async move { scrapers.follow(&live).await });
     let federating = FederatingParts {
         live: entries.clone(),
         metrics: metrics.clone(),
@@ -300,8 +310,8 @@ async fn serve(
         identity: identity.clone(),
         key_manager,
     };
-    let federating = Federating::start(config, federating, tasks.clone()).await?;
-    let oidc = serve_oidc(open_oidc, config, &authorities, &tasks).await?;
+    let federating = Federating::start(config, federating, tasks.stop().clone()).await?;
+    serve_oidc(open_oidc, config, &authorities, &mut tasks).await?;
     let api = Api::new(Deps {
         live: entries.clone(),
         authorities: authorities.clone(),
@@ -343,19 +353,28 @@ async fn serve(
     if let Some(reload) = operations.reload {
         let federation = federating.federation();
         let plugins = Arc::clone(&plugins);
-        let following = Running { config: config.clone(), api: api.clone(), log, federation, plugins };
-        tokio::spawn(tasks.clone().run_until_cancelled_owned(following.follow(reload)));
+        let parts = reload::Parts { api: api.clone(), log, federation, plugins };
+        let running = Running::new(config.clone(), parts);
+        tasks.spawn_until_stopped("reload", running.follow(reload));
     }
-    tokio::spawn(reconfigure_on_signal(plugins, tasks.clone()));
-    let running = tokio::spawn(background.run(tasks.clone()));
-    let federating = tokio::spawn(federating.run(tasks.clone()));
-    let served = Box::pin(listen::serve(config, api, identity, svid, authorities, ready, stop)).await;
-    tasks.cancel();
-    // The tasks end at their next look at the token; a panic in one of them was logged by the runtime.
-    let _ = running.await;
-    let _ = federating.await;
-    let _ = oidc.await;
-    Ok(served?)
+    tasks.spawn_until_stopped("reconfigurer", reconfigure_on_signal(plugins));
+    background.start(&mut tasks);
+    tasks.spawn("federation", federating.run(tasks.stop().clone()));
+    // The listeners end with the tasks, and the tasks with the listeners.
+    let (stop, stop_tasks) = (stop.child_token(), tasks.stop().clone());
+    let listeners = async {
+        let served = listen::serve(config, api, identity, svid, authorities, ready, stop.clone()).await;
+        stop_tasks.cancel();
+        served
+    };
+    let running = async {
+        let ran = tasks.ended().await;
+        stop.cancel();
+        ran
+    };
+    let (served, ran) = tokio::join!(Box::pin(listeners), running);
+    served?;
+    ran
 }
 
 /// Listens for OIDC discovery, if there is to be any.
@@ -363,16 +382,17 @@ async fn serve_oidc(
     open: Option<OpenOidc>,
     config: &ServerConfig,
     authorities: &Authorities,
-    stop: &CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>, RunError> {
-    let Some(open) = open else { return Ok(tokio::spawn(async {})) };
+    tasks: &mut Tasks,
+) -> Result<(), RunError> {
+    let Some(open) = open else { return Ok(()) };
     let parts = OidcParts {
         bundle: authorities.bundle_changes().subscribe(),
         policy: TlsPolicy { require_pq_kem: config.experimental.require_pq_kem },
-        stop: stop.clone(),
+        stop: tasks.stop().clone(),
     };
     let serving = open(parts).await.map_err(RunError::Oidc)?;
-    Ok(tokio::spawn(serving))
+    tasks.spawn("oidc", serving);
+    Ok(())
 }
 
 /// The authorities of those who may scrape metrics: our own, and those of the trust domains that they are named of.
@@ -385,9 +405,9 @@ fn scrapers_trust(config: &ServerConfig, authorities: &Authorities) -> Arc<Bundl
 }
 
 /// Reads plugin data files again on SIGUSR1 (pkg/common/catalog: ReconfigureTask).
-async fn reconfigure_on_signal(plugins: Arc<Reconfiguration>, stop: CancellationToken) {
+async fn reconfigure_on_signal(plugins: Arc<Reconfiguration>) {
     let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
-    while let Some(Some(())) = stop.run_until_cancelled(signals.recv()).await {
+    while let Some(()) = signals.recv().await {
         tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
         plugins.run().await;
     }

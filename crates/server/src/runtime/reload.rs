@@ -35,7 +35,15 @@ pub struct Reload {
 
 /// What a new configuration is taken over into.
 pub(super) struct Running {
-    pub(super) config: ServerConfig,
+    /// What the server was started with, which is in force where only a restart takes over something else.
+    launched: ServerConfig,
+    /// What was taken over last.
+    applied: ServerConfig,
+    parts: Parts,
+}
+
+/// The parts of a server that follow its configuration.
+pub(super) struct Parts {
     pub(super) api: Arc<Api>,
     pub(super) log: Arc<dyn LogControl>,
     pub(super) federation: Arc<Federation>,
@@ -43,41 +51,46 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// A server that was started with the configuration.
+    pub(super) fn new(launched: ServerConfig, parts: Parts) -> Self {
+        Self { applied: launched.clone(), launched, parts }
+    }
+
     /// Takes over new configurations for ever.
     pub(super) async fn follow(mut self, mut reload: Reload) {
         loop {
             let new = reload.requests.next_config(&reload.load).await;
             let mut done = self.take(new, &reload.telemetry);
-            done.count_plugins(self.plugins.run().await);
+            done.count_plugins(self.parts.plugins.run().await);
             done.finish();
         }
     }
 
     fn take(&mut self, new: ServerConfig, telemetry: &Telemetry) -> Reloaded {
         spire_telemetry::log_notices(&new.notices);
-        let mut done = Reloaded { needs_restart: needs_restart(&self.config, &new), ..Reloaded::default() };
+        let mut done = Reloaded { needs_restart: needs_restart(&self.launched, &new), ..Reloaded::default() };
         let changed = &mut done.changed;
-        if self.config.log.level != new.log.level {
-            self.log.configure(new.log.level);
+        if self.applied.log.level != new.log.level {
+            self.parts.log.configure(new.log.level);
             changed.push(format!("server.log_level = {}", new.log.level.as_str()));
         }
         let limits = |config: &ServerConfig| RateLimits {
             attestation: config.ratelimit_attestation,
             signing: config.ratelimit_signing,
         };
-        if limits(&self.config) != limits(&new) {
-            self.api.set_rate_limits(limits(&new));
+        if limits(&self.applied) != limits(&new) {
+            self.parts.api.set_rate_limits(limits(&new));
             changed.push("server.ratelimit".to_owned());
         }
-        if self.config.federation.federates_with != new.federation.federates_with {
-            self.federation.set_configured(&new.federation.federates_with);
+        if self.applied.federation.federates_with != new.federation.federates_with {
+            self.parts.federation.set_configured(&new.federation.federates_with);
             changed.push("server.federation.federates_with".to_owned());
         }
         match telemetry.reload(&new.telemetry) {
             Ok(keys) => changed.extend(keys.into_iter().map(ToOwned::to_owned)),
             Err(error) => done.failed.push(format!("telemetry.Prometheus.tls: {error}")),
         }
-        self.config = new;
+        self.applied = new;
         done
     }
 }
@@ -152,7 +165,7 @@ fn needs_restart(old: &ServerConfig, new: &ServerConfig) -> Vec<String> {
         ),
         ("server.prune_attested_nodes_expired_for", *prune_attested_nodes != new.prune_attested_nodes),
         (
-            "server.experimental.max_attested_node_info_staleness",
+            "server.max_attested_node_info_staleness",
             *max_attested_node_info_staleness != new.max_attested_node_info_staleness,
         ),
         ("server.experimental.feature_flags", *feature_flags != new.feature_flags),
