@@ -128,7 +128,7 @@ async fn serve(config: AgentConfig, flags: AgentFlags, log: LogHandle) -> i32 {
     let watched = config.reload_on_change.then(|| config.config_path.clone().into());
     match ReloadRequests::new(watched) {
         Ok(requests) => {
-            let load = Arc::new(move || AgentConfig::load(&flags));
+            let load = Arc::new(move || AgentConfig::load_again(&flags));
             operations.reload =
                 Some(Reload { requests, load, telemetry: telemetry.clone(), log: log.level.clone() });
         }

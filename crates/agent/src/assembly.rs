@@ -71,9 +71,8 @@ pub async fn run(config: AgentConfig, assembly: Assembly, stop: CancellationToke
     let reconfiguration = Arc::new(plugins.reconfiguration);
     tokio::spawn(reconfigure_on_signal(Arc::clone(&reconfiguration), ended_with_us.clone()));
     if let Some(reload) = assembly.operations.reload {
-        let plugins = reconfiguration;
-        let following = Running { config: config.clone(), live: live.clone(), plugins };
-        tokio::spawn(ended_with_us.run_until_cancelled_owned(following.follow(reload)));
+        let running = Running::new(config.clone(), live.clone(), reconfiguration);
+        tokio::spawn(ended_with_us.run_until_cancelled_owned(running.follow(reload)));
     }
     let deps = Deps {
         live,

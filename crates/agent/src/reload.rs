@@ -46,12 +46,20 @@ pub struct Reload {
 
 /// What a new configuration is taken over into.
 pub(crate) struct Running {
-    pub(crate) config: AgentConfig,
-    pub(crate) live: Live,
-    pub(crate) plugins: Arc<Reconfiguration>,
+    /// What the agent was started with, which is in force where only a restart takes over something else.
+    launched: AgentConfig,
+    /// What was taken over last.
+    applied: AgentConfig,
+    live: Live,
+    plugins: Arc<Reconfiguration>,
 }
 
 impl Running {
+    /// An agent that was started with the configuration.
+    pub(crate) fn new(launched: AgentConfig, live: Live, plugins: Arc<Reconfiguration>) -> Self {
+        Self { applied: launched.clone(), launched, live, plugins }
+    }
+
     /// Takes over new configurations for ever.
     pub(crate) async fn follow(mut self, mut reload: Reload) {
         loop {
@@ -64,13 +72,13 @@ impl Running {
 
     fn take(&mut self, new: AgentConfig, reload: &Reload) -> Reloaded {
         spire_telemetry::log_notices(&new.notices);
-        let mut done = Reloaded { needs_restart: needs_restart(&self.config, &new), ..Reloaded::default() };
+        let mut done = Reloaded { needs_restart: needs_restart(&self.launched, &new), ..Reloaded::default() };
         let changed = &mut done.changed;
-        if self.config.log.level != new.log.level {
+        if self.applied.log.level != new.log.level {
             reload.log.relaunch(new.log.level);
             changed.push(format!("agent.log_level = {}", new.log.level.as_str()));
         }
-        if self.config.ratelimit != new.ratelimit {
+        if self.applied.ratelimit != new.ratelimit {
             self.live.rate_limits.store(Some(Arc::new(rate_limits(&new.ratelimit))));
             changed.push("agent.experimental.ratelimit".to_owned());
         }
@@ -78,7 +86,7 @@ impl Running {
             Ok(keys) => changed.extend(keys.into_iter().map(ToOwned::to_owned)),
             Err(error) => done.failed.push(format!("telemetry.Prometheus.tls: {error}")),
         }
-        self.config = new;
+        self.applied = new;
         done
     }
 }

@@ -177,23 +177,41 @@ pub struct RateLimits {
 impl AgentConfig {
     /// Reads the file that the flags name and resolves everything.
     pub fn load(flags: &AgentFlags) -> Result<Self, ConfigError> {
+        Self::resolve(&Self::read(flags)?, flags)
+    }
+
+    /// As [`AgentConfig::load`], for an agent that runs: the join token was used at its start, and its file may be gone.
+    pub fn load_again(flags: &AgentFlags) -> Result<Self, ConfigError> {
+        Self::resolve_with(&Self::read(flags)?, flags, Token::Ignored)
+    }
+
+    fn read(flags: &AgentFlags) -> Result<ConfigFile, ConfigError> {
         let path = first_set(flags.config.as_deref(), None, DEFAULT_CONFIG_PATH);
-        let file = ConfigFile::read(path, flags.expand_env)?;
-        Self::resolve(&file, flags)
+        ConfigFile::read(path, flags.expand_env)
     }
 
     /// Resolves a parsed file with flags. A refused configuration carries what is to be logged before the
     /// error.
     pub fn resolve(file: &ConfigFile, flags: &AgentFlags) -> Result<Self, ConfigError> {
+        Self::resolve_with(file, flags, Token::Read)
+    }
+
+    fn resolve_with(file: &ConfigFile, flags: &AgentFlags, token: Token) -> Result<Self, ConfigError> {
         let raw = raw::read(file)?;
         let mut notices = raw.notices.clone();
-        Resolver { file, flags, raw: &raw, agent: &raw.agent, notices: &mut notices }.resolve().map_err(
-            |mut error| {
-                error.notices = notices;
-                error
-            },
-        )
+        let resolver = Resolver { file, flags, raw: &raw, agent: &raw.agent, token, notices: &mut notices };
+        resolver.resolve().map_err(|mut error| {
+            error.notices = notices;
+            error
+        })
     }
+}
+
+/// What becomes of the join token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Read,
+    Ignored,
 }
 
 struct Resolver<'a> {
@@ -201,6 +219,7 @@ struct Resolver<'a> {
     flags: &'a AgentFlags,
     raw: &'a RawConfig,
     agent: &'a RawAgent,
+    token: Token,
     notices: &'a mut Vec<Notice>,
 }
 
@@ -218,7 +237,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// In the order of the reference, because the first error is the one shown.
-    fn resolve(&mut self) -> Result<AgentConfig, ConfigError> {
+    fn resolve(mut self) -> Result<AgentConfig, ConfigError> {
         let (raw, agent, flags) = (self.raw, self.agent, self.flags);
         let feature_flags = FeatureFlags::parse(&agent.experimental.feature_flags)
             .map_err(|error| self.fail("experimental.feature_flags", error))?;
@@ -462,6 +481,9 @@ impl<'a> Resolver<'a> {
     }
 
     fn join_token(&self) -> Result<Option<String>, ConfigError> {
+        if self.token == Token::Ignored {
+            return Ok(None);
+        }
         let (token, file) = self.join_token_parts();
         if file.is_empty() {
             return Ok((!token.is_empty()).then_some(token));

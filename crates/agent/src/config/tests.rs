@@ -395,4 +395,8 @@ fn a_join_token_file_is_trimmed() {
     let error = resolve(&with_bundle(&key)).unwrap_err();
     std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(error.to_string(), "join token file is empty");
+    // An agent that runs does not need it any more.
+    let file = ConfigFile::parse("agent.conf", with_bundle(&key)).unwrap();
+    let again = AgentConfig::resolve_with(&file, &AgentFlags::default(), Token::Ignored).unwrap();
+    assert_eq!(again.join_token, None);
 }
