@@ -7,7 +7,7 @@ use bytes::Bytes;
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{Bundle, SpiffeId, X509Authority};
 use spire_core::time::Timestamp;
-use spire_ports::observe::{Call, Logged, Metrics, names};
+use spire_ports::observe::{Call, GrpcCode, Logged, Metrics, names};
 use spire_ports::plugins::{self, AgentNodeAttestor, AttestationStream, ErrorKind, Key, PluginType};
 use spire_wire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, AttestAgentResponse, agent_client::AgentClient,
@@ -91,6 +91,16 @@ impl AttestError {
     pub fn is_permission_denied(&self) -> bool {
         let plugin = matches!(self, Self::Plugin(e) if e.kind == ErrorKind::PermissionDenied);
         plugin || self.status().is_some_and(|s| s.code() == Code::PermissionDenied)
+    }
+}
+
+impl GrpcCode for AttestError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::LoadKey(error) | Self::GenerateKey(error) | Self::Plugin(error) => error.grpc_code(),
+            Self::Csr(error) => error.grpc_code(),
+            _ => self.status().map_or("Unknown", |status| code_name(status.code())),
+        }
     }
 }
 
@@ -271,8 +281,7 @@ impl NodeAttestation<'_> {
         let mut call = Call::start(self.metrics, names::agent::NODE_ATTESTOR_NEW_SVID);
         call.label(names::label::ATTESTOR, self.attestor.name());
         let result = self.new_svid(key, authorities).await;
-        let code = result.as_ref().err().and_then(AttestError::status).map_or(Code::Unknown, Status::code);
-        call.done(if result.is_ok() { "OK" } else { code_name(code) });
+        call.done_with(&result);
         result
     }
 

@@ -12,6 +12,7 @@ use spire_core::svids::JwtSvid;
 use spire_core::time::Timestamp;
 use spire_net::grpc::tcp_channel;
 use spire_net::tls::{Identity, TlsClient, TlsPolicy, TlsSetupError, TrustSource};
+use spire_ports::observe::GrpcCode;
 use spire_wire::api::server::agent::v1::{
     AgentX509svidParams, PostStatusRequest, RenewAgentRequest, agent_client::AgentClient,
 };
@@ -31,7 +32,7 @@ use tonic::{Code, Request, Status, Streaming};
 use super::backoff::{Backoff, random};
 use super::convert::{self, ConvertError};
 use super::options::Options;
-use super::status::GoStatus;
+use super::status::{GoStatus, code_name};
 
 /// The longest that a call may take (pkg/agent/client: rpcTimeout).
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,6 +64,12 @@ impl CallError {
 
     pub(super) fn malformed(doing: &'static str, error: &ConvertError) -> Self {
         Self { doing, status: Box::new(Status::internal(error.to_string())) }
+    }
+}
+
+impl GrpcCode for CallError {
+    fn grpc_code(&self) -> &'static str {
+        code_name(self.status.code())
     }
 }
 

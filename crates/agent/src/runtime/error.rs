@@ -1,6 +1,7 @@
 //! Why an agent stops.
 
 use spire_net::uds::BindError;
+use spire_ports::observe::GrpcCode;
 use spire_ports::plugins;
 use tonic::{Code, Status};
 
@@ -115,6 +116,18 @@ impl AgentError {
         match self {
             Self::Call(_) | Self::UnknownAuthority(_) | Self::Attest(_) => is_unknown_authority(self),
             _ => false,
+        }
+    }
+}
+
+impl GrpcCode for AgentError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::Call(error) | Self::UnknownAuthority(error) => error.grpc_code(),
+            Self::Attest(error) => error.grpc_code(),
+            Self::KeyManager(error) => error.grpc_code(),
+            Self::SvidExpired { cause, .. } => cause.grpc_code(),
+            _ => "Unknown",
         }
     }
 }

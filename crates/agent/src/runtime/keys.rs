@@ -6,6 +6,7 @@ use spire_core::pki::{
     Certificate, CsrTemplate, DistinguishedName, KeyType, LocalKey, PrivateKeyError, PublicKey,
 };
 use spire_core::spiffe::SpiffeId;
+use spire_ports::observe::GrpcCode;
 use spire_ports::plugins::{self, Key, KeyManager};
 
 /// The two keys that take turns (pkg/agent/plugin/keymanager/svidkeymanager.go).
@@ -24,6 +25,15 @@ pub enum CsrError {
     /// The request could not be encoded.
     #[error("{0}")]
     Encoding(String),
+}
+
+impl GrpcCode for CsrError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::KeyManager(error) => error.grpc_code(),
+            Self::Local(_) | Self::Encoding(_) => "Unknown",
+        }
+    }
 }
 
 /// The agent's SVID keys in its KeyManager.

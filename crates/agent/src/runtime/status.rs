@@ -99,6 +99,33 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_counted_by_the_code_within() {
+        use spire_ports::observe::GrpcCode as _;
+        use spire_ports::plugins::{Error, ErrorKind, PluginType};
+
+        use crate::runtime::attest::AttestError;
+        use crate::runtime::client::CallError;
+        use crate::runtime::error::AgentError;
+
+        let call = || CallError { doing: "x", status: Box::new(Status::permission_denied("no")) };
+        let plugin = || Error::new(ErrorKind::DeadlineExceeded, (PluginType::KeyManager, "k"), "slow");
+        for (error, expected) in [
+            (AgentError::from(call()), "PermissionDenied"),
+            (AgentError::from(AttestError::Bundle(call())), "PermissionDenied"),
+            (AgentError::from(AttestError::GenerateKey(plugin())), "DeadlineExceeded"),
+            (AgentError::from(plugin()), "DeadlineExceeded"),
+            (
+                AgentError::SvidExpired { doing: "rotate", cause: Box::new(AgentError::from(call())) },
+                "PermissionDenied",
+            ),
+            (AgentError::from(AttestError::NoBundle), "Unknown"),
+            (AgentError::NotReattestable, "Unknown"),
+        ] {
+            assert_eq!(error.grpc_code(), expected, "{error}");
+        }
+    }
+
+    #[test]
     fn prints_as_go() {
         let status = Status::cancelled("context canceled");
         assert_eq!(GoStatus(&status).to_string(), "rpc error: code = Canceled desc = context canceled");

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use spire_core::spiffe::{Selector, Selectors};
 use spire_net::uds::{PeerError, PeerInfo, PinnedProcess};
-use spire_ports::observe::{Call, Metrics, names};
+use spire_ports::observe::{Call, GrpcCode, Metrics, names};
 use spire_ports::plugins::{self, ErrorKind, WorkloadAttestor, WorkloadReference};
 
 use super::identities::selector_list;
@@ -51,6 +51,17 @@ impl AttestorFailed {
     pub fn status_text(&self) -> String {
         let Self { name, cause } = self;
         format!("workload attestor {name:?} failed: rpc error: code = {} desc = {cause}", cause.kind.code())
+    }
+}
+
+impl GrpcCode for WorkloadError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            // Go finds the first status among joined errors.
+            Self::Failed(errors) => errors.first().map_or("Unknown", |error| error.cause.grpc_code()),
+            Self::UnknownReference => "Unimplemented",
+            Self::Timeout | Self::Gone(_) => "Unknown",
+        }
     }
 }
 

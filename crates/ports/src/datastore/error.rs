@@ -1,5 +1,7 @@
 //! What can go wrong with the datastore, by whose fault it is.
 
+use crate::observe::GrpcCode;
+
 /// Result of a datastore operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -39,5 +41,18 @@ impl Error {
     /// A request that breaks a rule of stored objects; the text gets the reference's prefix.
     pub fn validation(message: impl std::fmt::Display) -> Self {
         Self::Invalid(format!("datastore-validation: {message}"))
+    }
+}
+
+impl GrpcCode for Error {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::NotFound | Self::Missing(_) => "NotFound",
+            Self::AlreadyExists(_) => "AlreadyExists",
+            Self::Invalid(_) => "InvalidArgument",
+            Self::InUse(_) => "FailedPrecondition",
+            Self::Unavailable(_) => "Unavailable",
+            Self::NoBundle(_) | Self::Internal(_) => "Unknown",
+        }
     }
 }

@@ -57,6 +57,13 @@ impl<M: Metrics + ?Sized> Metrics for Arc<M> {
     }
 }
 
+/// An error that has, or carries, the code of a gRPC status. A call that fails with it is counted under that code, as
+/// the reference's calls are, whose errors wrap the statuses of plugins and servers (pkg/common/telemetry/call.go).
+pub trait GrpcCode {
+    /// The code's name as Go prints it; `Unknown` for an error without one.
+    fn grpc_code(&self) -> &'static str;
+}
+
 /// Drops every metric: no sink is configured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoMetrics;
@@ -105,9 +112,9 @@ impl<'m, M: Metrics + ?Sized> Call<'m, M> {
         self.emit(status);
     }
 
-    /// Emits the metrics of a call without gRPC codes: `OK`, or `Unknown` as the reference says for plain errors.
-    pub fn done_with<T, E>(self, result: &Result<T, E>) {
-        self.done(if result.is_ok() { "OK" } else { "Unknown" });
+    /// Emits the metrics with the status `OK`, or the code of the error.
+    pub fn done_with<T, E: GrpcCode>(self, result: &Result<T, E>) {
+        self.done(result.as_ref().map_or_else(GrpcCode::grpc_code, |_| "OK"));
     }
 
     fn emit(&mut self, status: &str) {
@@ -137,6 +144,7 @@ mod tests {
 
     use super::super::names;
     use super::*;
+    use crate::plugins::{Error, ErrorKind, PluginType};
 
     #[derive(Default)]
     struct Recorder(Mutex<Vec<String>>);
@@ -187,11 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_error_is_unknown() {
+    fn a_failed_call_is_counted_by_its_code() {
+        let plugin = (PluginType::KeyManager, "disk");
+        let refused = Err::<(), _>(Error::new(ErrorKind::PermissionDenied, plugin, "no"));
         let recorder: Arc<dyn Metrics> = Arc::new(Recorder::default());
-        Call::start(&*recorder, names::server::SVID_ROTATE).done_with(&Err::<(), _>("boom"));
+        Call::start(&*recorder, names::server::SVID_ROTATE).done_with(&refused);
         let recorder = Recorder::default();
-        Call::start(&recorder, names::server::SVID_ROTATE).done_with(&Err::<(), _>("boom"));
-        assert_eq!(recorder.0.lock().unwrap()[0], "counter svid.rotate status=Unknown");
+        Call::start(&recorder, names::server::SVID_ROTATE).done_with(&refused);
+        Call::start(&recorder, names::server::SVID_ROTATE).done_with(&Ok::<_, Error>(()));
+        let seen = recorder.0.lock().unwrap();
+        assert_eq!(seen[0], "counter svid.rotate status=PermissionDenied");
+        assert_eq!(seen[2], "counter svid.rotate status=OK");
     }
 }

@@ -11,7 +11,7 @@ pub mod names;
 mod value;
 
 pub use health::{Details, HealthCheck, HealthChecks, HealthError, HealthState, check};
-pub use metrics::{Call, Label, Metrics, NoMetrics};
+pub use metrics::{Call, GrpcCode, Label, Metrics, NoMetrics};
 pub use value::{Logged, Scalar};
 
 /// The `target` of an event that is printed at level `fatal` (emit it with `tracing::error!`).

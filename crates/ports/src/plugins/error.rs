@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::observe::GrpcCode;
+
 /// Result of a plugin call.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -116,3 +118,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl GrpcCode for Error {
+    fn grpc_code(&self) -> &'static str {
+        self.kind.code()
+    }
+}

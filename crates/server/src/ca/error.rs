@@ -3,6 +3,7 @@
 use spire_core::authority::{Kind, OperationError};
 use spire_core::pki::{CertificateError, JwsError, NameError, PublicKeyError, TemplateError};
 use spire_core::spiffe::{SpiffeId, TrustDomain};
+use spire_ports::observe::GrpcCode;
 use spire_ports::{datastore, plugins};
 
 use super::validate::CredentialError;
@@ -145,6 +146,28 @@ pub enum CaError {
         /// Why.
         source: Box<CaError>,
     },
+}
+
+impl GrpcCode for SignError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::Composer(error) | Self::Key { source: error, .. } => error.grpc_code(),
+            _ => "Unknown",
+        }
+    }
+}
+
+impl GrpcCode for CaError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::Plugin(error) => error.grpc_code(),
+            Self::Store(error) | Self::JournalWrite(error) => error.grpc_code(),
+            Self::Sign(error) => error.grpc_code(),
+            Self::Step { source, .. } => source.grpc_code(),
+            // Of the datastore's errors `Journal` has the text only.
+            _ => "Unknown",
+        }
+    }
 }
 
 fn authority_name(kind: Kind) -> &'static str {

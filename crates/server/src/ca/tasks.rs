@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spire_ports::observe::Call;
 use spire_ports::observe::names::server as metric;
+use spire_ports::observe::{Call, GrpcCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,10 @@ async fn keep_authorities(authorities: &Authorities) {
 }
 
 /// The reference counts the pruning of journals under the same name.
-async fn measured<T, E>(authorities: &Authorities, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+async fn measured<T, E: GrpcCode>(
+    authorities: &Authorities,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let call = Call::start(&*authorities.ports.metrics, metric::CA_MANAGER_BUNDLE_PRUNE);
     let result = work.await;
     call.done_with(&result);

@@ -4,6 +4,7 @@ use spire_compat::quote::quote;
 use spire_core::model::BundleEndpoint;
 use spire_core::spiffe::{Bundle, JwtAuthority, TrustDomain};
 use spire_ports::datastore::{self, DataStore};
+use spire_ports::observe::GrpcCode;
 
 use super::fetch::{Authentication, FetchError, FetchPolicy, fetch};
 use super::relationship::Relationship;
@@ -21,6 +22,15 @@ pub(super) enum UpdateError {
     Fetch(FetchError),
     #[error("failed to store fetched federated bundle: {0}")]
     Store(datastore::Error),
+}
+
+impl GrpcCode for UpdateError {
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::EndpointBundle { error, .. } | Self::Local(error) | Self::Store(error) => error.grpc_code(),
+            Self::NoEndpointBundle | Self::Fetch(_) => "Unknown",
+        }
+    }
 }
 
 /// What a look found.

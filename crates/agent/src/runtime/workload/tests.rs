@@ -56,6 +56,22 @@ async fn attestors_that_hang_are_not_waited_for() {
     assert_eq!(ask(attestors).await.unwrap_err(), "context deadline exceeded");
 }
 
+#[tokio::test]
+async fn a_failure_is_counted_by_its_code() {
+    let metrics = Arc::new(spire_telemetry::InMem::new());
+    let fails: Arc<dyn WorkloadAttestor> = Arc::new(FixedAttestor::failing("x"));
+    let attestation = WorkloadAttestation::new(vec![fails], metrics.clone());
+    // This process there is.
+    let pid = i32::try_from(std::process::id()).unwrap();
+    attestation.attest_pid(pid).await.unwrap_err();
+    for name in [
+        "workload_api.workload_attestor;attestor=x;status=Internal",
+        "workload_api.workload_attestation;status=Internal",
+    ] {
+        assert_eq!(metrics.series(name).map(|series| series.count), Some(1), "{name}");
+    }
+}
+
 /// Where the process of the next test connects to.
 const CALLER_SOCKET: &str = "SPIRE_TEST_CALLER_SOCKET";
 

@@ -47,6 +47,19 @@ async fn the_first_start_prepares_and_activates() {
 }
 
 #[tokio::test]
+async fn a_failure_is_counted_by_its_code() {
+    let world = World::new();
+    let metrics = Arc::new(spire_telemetry::InMem::new());
+    let mut ports = world.ports();
+    ports.metrics = metrics.clone();
+    // The key manager is the first that is asked for something.
+    world.allow(0);
+    assert!(Authorities::start(World::config(), ports).await.is_err());
+    let failed = metrics.series("ca.manager.x509_ca.prepare;status=Unavailable");
+    assert_eq!(failed.map(|series| series.count), Some(1));
+}
+
+#[tokio::test]
 async fn a_restart_finds_the_same_authorities() {
     let world = World::new();
     let first = world.start().await.unwrap();

@@ -18,7 +18,7 @@ use spire_ports::datastore::{
     Events, Federation, JoinTokens, Journals, Nodes, Result, StoredJournal, Written,
 };
 use spire_ports::observe::names::{self, Name, server as metric};
-use spire_ports::observe::{Call, Label, Metrics};
+use spire_ports::observe::{Call, GrpcCode, Label, Metrics};
 
 /// A datastore whose calls are measured.
 pub(in crate::runtime) struct MeteredStore {
@@ -71,15 +71,7 @@ impl MeteredStore {
 }
 
 fn code(error: Option<&Error>) -> &'static str {
-    match error {
-        None => "OK",
-        Some(Error::NotFound | Error::Missing(_)) => "NotFound",
-        Some(Error::AlreadyExists(_)) => "AlreadyExists",
-        Some(Error::Invalid(_)) => "InvalidArgument",
-        Some(Error::InUse(_)) => "FailedPrecondition",
-        Some(Error::Unavailable(_)) => "Unavailable",
-        Some(Error::NoBundle(_) | Error::Internal(_)) => "Unknown",
-    }
+    error.map_or("OK", GrpcCode::grpc_code)
 }
 
 #[async_trait]
