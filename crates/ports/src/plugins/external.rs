@@ -1,10 +1,12 @@
 //! Plugins that are programs of their own, as the loader sees them. Who runs them is decided in the binaries.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use spire_core::spiffe::TrustDomain;
 
+use super::catalog::Configuration;
 use super::reload::{Current, Reloadable};
 use super::{
     AgentNodeAttestor, BundlePublisher, CredentialComposer, Host, KeyManager, NodeAttestor, Notifier,
@@ -93,10 +95,15 @@ pub trait Port: Send + Sync + 'static {
     fn bind(plugin: Arc<dyn ExternalPlugin>) -> Option<Arc<Self>>;
     /// A plugin whose calls go to what is current.
     fn reloadable(current: Arc<Current<Self>>) -> Arc<Self>;
+    /// Gives a built-in plugin a new configuration. `None` where a new object is made from it.
+    fn reconfigure<'a>(&'a self, configuration: &'a Configuration) -> Reconfiguring<'a>;
 }
 
+/// What [`Port::reconfigure`] does.
+pub type Reconfiguring<'a> = Pin<Box<dyn Future<Output = Option<super::Result<()>>> + Send + 'a>>;
+
 macro_rules! ports {
-    ($($port:ident: $bind:ident;)*) => {$(
+    ($($port:ident: $bind:ident, $reconfigure:expr;)*) => {$(
         impl Port for dyn $port {
             fn bind(plugin: Arc<dyn ExternalPlugin>) -> Option<Arc<Self>> {
                 plugin.$bind()
@@ -105,18 +112,26 @@ macro_rules! ports {
             fn reloadable(current: Arc<Current<Self>>) -> Arc<Self> {
                 Arc::new(Reloadable(current))
             }
+
+            fn reconfigure<'a>(&'a self, configuration: &'a Configuration) -> Reconfiguring<'a> {
+                $reconfigure(self, configuration)
+            }
         }
     )*};
 }
 
+fn make_anew<'a, T: ?Sized>(_: &'a T, _: &'a Configuration) -> Reconfiguring<'a> {
+    Box::pin(std::future::ready(None))
+}
+
 ports! {
-    AgentNodeAttestor: agent_node_attestor;
-    BundlePublisher: bundle_publisher;
-    CredentialComposer: credential_composer;
-    KeyManager: key_manager;
-    NodeAttestor: node_attestor;
-    Notifier: notifier;
-    SvidStore: svid_store;
-    UpstreamAuthority: upstream_authority;
-    WorkloadAttestor: workload_attestor;
+    AgentNodeAttestor: agent_node_attestor, make_anew;
+    BundlePublisher: bundle_publisher, make_anew;
+    CredentialComposer: credential_composer, make_anew;
+    KeyManager: key_manager, <dyn KeyManager as KeyManager>::reconfigure;
+    NodeAttestor: node_attestor, make_anew;
+    Notifier: notifier, make_anew;
+    SvidStore: svid_store, make_anew;
+    UpstreamAuthority: upstream_authority, make_anew;
+    WorkloadAttestor: workload_attestor, make_anew;
 }

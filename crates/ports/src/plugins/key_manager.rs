@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use spire_core::pki::{KeyType, PublicKey, SignatureAlgorithm};
 
 use super::Result;
+use super::catalog::Configuration;
 
 /// Keeps private keys by id and signs with them. Both server and agent have exactly one.
 #[async_trait]
@@ -18,6 +19,11 @@ pub trait KeyManager: Send + Sync {
     async fn key(&self, id: &str) -> Result<Option<Arc<dyn Key>>>;
     /// All keys.
     async fn keys(&self) -> Result<Vec<Arc<dyn Key>>>;
+    /// Takes a new configuration while it keeps its keys. `None`, as here, where one that is made from it can take its
+    /// place. A configuration that is refused changes nothing.
+    async fn reconfigure(&self, _: &Configuration) -> Option<Result<()>> {
+        None
+    }
 }
 
 /// One key. It keeps working after its id was given to another key, until it is dropped.

@@ -209,8 +209,11 @@ impl Loader {
                 let (replaced, make) = (Arc::clone(&replaced), Arc::clone(&make));
                 let new_configuration = Arc::clone(&new_configuration);
                 Box::pin(async move {
-                    let data = parse_text(&text)?;
-                    replaced.replace(make(new_configuration(data)).await.map_err(|e| rpc_text(&e))?);
+                    let configuration = new_configuration(parse_text(&text)?);
+                    if let Some(taken) = replaced.plugin().reconfigure(&configuration).await {
+                        return taken.map_err(|e| rpc_text(&e));
+                    }
+                    replaced.replace(make(configuration).await.map_err(|e| rpc_text(&e))?);
                     Ok(())
                 })
             }),

@@ -1,7 +1,8 @@
 //! New configurations for plugins that run (pkg/common/catalog/configure.go): those with a `plugin_data_file`.
 //!
-//! An external plugin is configured again. Of a built-in one a new object is made, which takes the place of the old;
-//! calls in progress end with the one that they began with, and a configuration that is refused changes nothing.
+//! An external plugin is configured again. Of a built-in one a new object is made, which takes the place of the old,
+//! unless it has what must stay ([`super::KeyManager::reconfigure`]); calls in progress end with the one that they began
+//! with, and a configuration that is refused changes nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -122,7 +123,7 @@ impl<T: ?Sized> Current<T> {
         *self.plugin.write().unwrap_or_else(PoisonError::into_inner) = plugin;
     }
 
-    fn plugin(&self) -> Arc<T> {
+    pub(super) fn plugin(&self) -> Arc<T> {
         Arc::clone(&self.plugin.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

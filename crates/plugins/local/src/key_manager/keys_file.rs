@@ -63,6 +63,7 @@ impl LoadError {
     }
 }
 
+#[derive(PartialEq, Eq)]
 pub(super) struct KeysFile {
     path: PathBuf,
 }

@@ -29,32 +29,47 @@ type Keys = BTreeMap<String, Arc<StoredKey>>;
 
 /// The server's and the agent's `memory`: keys live as long as the process.
 pub(crate) async fn memory(_: Configuration) -> Result<Arc<dyn KeyManager>> {
-    Ok(Arc::new(LocalKeys(Arc::new(Shared { name: "memory", file: None, ..Shared::default() }))))
+    Ok(Arc::new(LocalKeys(Arc::new(Shared { name: "memory", disk: None, ..Shared::default() }))))
 }
 
 /// The server's `disk`: `keys_path` names the file.
 pub(crate) async fn server_disk(configuration: Configuration) -> Result<Arc<dyn KeyManager>> {
-    let path = configuration
-        .decode(|data| data.take_string("keys_path"))
-        .map_err(|error| configuration.invalid(format!("unable to decode configuration: {error}")))?
-        .filter(|path| !path.is_empty())
-        .ok_or_else(|| configuration.invalid("keys_path is required"))?;
-    open(configuration, PathBuf::from(path)).await
+    open(configuration, Place::KeysPath).await
 }
 
 /// The agent's `disk`: `keys.json` in `directory`, which is made when it does not exist.
 pub(crate) async fn agent_disk(configuration: Configuration) -> Result<Arc<dyn KeyManager>> {
-    let directory = configuration
-        .decode(|data| data.take_string("directory"))
-        .map_err(|error| configuration.invalid(format!("unable to decode configuration: {error}")))?
-        .filter(|path| !path.is_empty())
-        .ok_or_else(|| configuration.invalid("directory must be configured"))?;
-    let path = PathBuf::from(directory);
-    let file = path.join("keys.json");
-    blocking(move || verify_directory(&path)).await.map_err(|error| {
-        configuration.error(ErrorKind::FailedPrecondition, format!("directory validation failed: {error}"))
-    })?;
-    open(configuration, file).await
+    open(configuration, Place::Directory).await
+}
+
+/// What a configuration of `disk` names.
+#[derive(Clone, Copy)]
+enum Place {
+    KeysPath,
+    Directory,
+}
+
+impl Place {
+    /// The path of the file. A folder exists, and can be written into, when this returns it.
+    async fn path(self, configuration: &Configuration) -> Result<PathBuf> {
+        let (key, missing) = match self {
+            Self::KeysPath => ("keys_path", "keys_path is required"),
+            Self::Directory => ("directory", "directory must be configured"),
+        };
+        let path = configuration
+            .decode(|data| data.take_string(key))
+            .map_err(|error| configuration.invalid(format!("unable to decode configuration: {error}")))?
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .ok_or_else(|| configuration.invalid(missing))?;
+        let Self::Directory = self else { return Ok(path) };
+        let file = path.join("keys.json");
+        blocking(move || verify_directory(&path)).await.map_err(|error| {
+            let message = format!("directory validation failed: {error}");
+            configuration.error(ErrorKind::FailedPrecondition, message)
+        })?;
+        Ok(file)
+    }
 }
 
 /// Makes the directory and tries to write in it, so that a wrong one fails at start rather than when the
@@ -80,8 +95,8 @@ fn verify_directory(directory: &std::path::Path) -> std::result::Result<(), Stri
     Ok(())
 }
 
-async fn open(configuration: Configuration, path: PathBuf) -> Result<Arc<dyn KeyManager>> {
-    let file = KeysFile::new(path);
+async fn open(configuration: Configuration, place: Place) -> Result<Arc<dyn KeyManager>> {
+    let file = KeysFile::new(place.path(&configuration).await?);
     let (file, loaded) = blocking(move || {
         let loaded = file.load();
         (file, loaded)
@@ -90,7 +105,7 @@ async fn open(configuration: Configuration, path: PathBuf) -> Result<Arc<dyn Key
     let keys = loaded.map_err(|error| configuration.error(error.kind(), error.to_string()))?;
     Ok(Arc::new(LocalKeys(Arc::new(Shared {
         name: "disk",
-        file: Some(file),
+        disk: Some(Disk { place, file: RwLock::new(file) }),
         keys: RwLock::new(keys),
         writer: Arc::default(),
     }))))
@@ -101,10 +116,16 @@ struct LocalKeys(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     name: &'static str,
-    file: Option<KeysFile>,
+    disk: Option<Disk>,
     keys: RwLock<Keys>,
-    /// Held while a key is put in its place, until file and memory agree again.
+    /// Held while a key is put in its place or another file is taken, until file and memory agree again.
     writer: Arc<Mutex<()>>,
+}
+
+/// Where keys are kept.
+struct Disk {
+    place: Place,
+    file: RwLock<KeysFile>,
 }
 
 impl Shared {
@@ -114,15 +135,26 @@ impl Shared {
 
     /// Puts a key in its place: first in the file, then in memory.
     fn store(&self, key: Arc<StoredKey>) -> Result<()> {
-        if let Some(file) = &self.file {
+        if let Some(disk) = &self.disk {
             let mut keys = self.keys.read().clone();
             keys.insert(key.id.clone(), Arc::clone(&key));
-            file.store(&keys).map_err(|error| {
+            disk.file.read().store(&keys).map_err(|error| {
                 let message = format!("failed to generate key: unable to write entries: {error}");
                 self.error(ErrorKind::Internal, message)
             })?;
         }
         self.keys.write().insert(key.id.clone(), key);
+        Ok(())
+    }
+
+    /// Keeps the keys in another file from now on: those that there are at once, or a restart would not find them.
+    fn move_to(&self, disk: &Disk, file: KeysFile) -> Result<()> {
+        if *disk.file.read() == file {
+            return Ok(());
+        }
+        file.store(&self.keys.read())
+            .map_err(|error| self.error(ErrorKind::Internal, format!("unable to write entries: {error}")))?;
+        *disk.file.write() = file;
         Ok(())
     }
 }
@@ -150,7 +182,7 @@ impl KeyManager for LocalKeys {
             .map_err(|error| shared.error(ErrorKind::Internal, format!("failed to generate key: {error}")))?;
         let key = Arc::new(StoredKey { id, plugin: shared.name, local: Arc::new(local) });
         let writer = Arc::clone(&shared.writer).lock_owned().await;
-        if shared.file.is_none() {
+        if shared.disk.is_none() {
             shared.store(Arc::clone(&key))?;
             return Ok(key);
         }
@@ -169,6 +201,21 @@ impl KeyManager for LocalKeys {
 
     async fn keys(&self) -> Result<Vec<Arc<dyn Key>>> {
         Ok(self.0.keys.read().values().map(|key| Arc::clone(key) as Arc<dyn Key>).collect())
+    }
+
+    /// The file is read at the start only (pkg/server/plugin/keymanager/disk): what signs now is in memory.
+    async fn reconfigure(&self, configuration: &Configuration) -> Option<Result<()>> {
+        let shared = Arc::clone(&self.0);
+        let file = match shared.disk.as_ref()?.place.path(configuration).await {
+            Ok(path) => KeysFile::new(path),
+            Err(error) => return Some(Err(error)),
+        };
+        let writer = Arc::clone(&shared.writer).lock_owned().await;
+        blocking(move || {
+            let _writer = writer;
+            Some(shared.move_to(shared.disk.as_ref()?, file))
+        })
+        .await
     }
 }
 

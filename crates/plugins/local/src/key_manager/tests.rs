@@ -232,6 +232,53 @@ async fn keys_that_the_reference_wrote_are_read() {
     assert_eq!(written, shape(text));
 }
 
+/// For the key manager of either side: `setting` puts `keys.json` into a folder.
+async fn reconfigures(first: Arc<dyn KeyManager>, setting: impl Fn(&Path) -> String) {
+    let dir = tempfile::tempdir().unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::create_dir(&moved).unwrap();
+    let old = first.generate_key("old", KeyType::EcP256).await.unwrap();
+
+    // What is there already is not what signs.
+    let other = dir.path().join("other.json");
+    server(&other).await.unwrap().generate_key("other", KeyType::EcP256).await.unwrap();
+    std::fs::rename(&other, moved.join("keys.json")).unwrap();
+    let configure = async |text: &str| first.reconfigure(&configuration("disk", text)).await.unwrap();
+    configure(&setting(&moved)).await.unwrap();
+    assert_eq!(first.key("old").await.unwrap().unwrap().public_key(), old.public_key());
+    let ids = async |keys: &dyn KeyManager| {
+        keys.keys().await.unwrap().iter().map(|key| key.id().to_owned()).collect::<Vec<_>>()
+    };
+    let path = moved.join("keys.json");
+    assert_eq!(ids(&*server(&path).await.unwrap()).await, ["old"], "a restart finds them");
+    first.generate_key("new", KeyType::EcP256).await.unwrap();
+    assert_eq!(ids(&*server(&path).await.unwrap()).await, ["new", "old"]);
+
+    // The same again writes nothing.
+    std::fs::remove_file(&path).unwrap();
+    configure(&setting(&moved)).await.unwrap();
+    assert!(!path.exists());
+
+    // A place that cannot be written is refused, and the one before stays.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(configure(&setting(&file)).await.is_err());
+    assert!(configure("").await.is_err());
+    first.generate_key("newer", KeyType::EcP256).await.unwrap();
+    assert_eq!(ids(&*server(&path).await.unwrap()).await, ["new", "newer", "old"]);
+}
+
+#[tokio::test]
+async fn keys_in_use_outlive_a_new_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = server(&dir.path().join("keys.json")).await.unwrap();
+    reconfigures(keys, |folder| format!("keys_path = \"{}/keys.json\"", folder.display())).await;
+    let keys = agent(&dir.path().join("agent")).await.unwrap();
+    reconfigures(keys, |folder| format!("directory = \"{}\"", folder.display())).await;
+    let keys = memory(configuration("memory", "")).await.unwrap();
+    assert!(keys.reconfigure(&configuration("memory", "")).await.is_none());
+}
+
 #[tokio::test]
 async fn settings_are_checked() {
     let (kind, message) = refusal(server_disk(configuration("disk", "")).await);
