@@ -9,7 +9,7 @@ use spire_ports::plugins::catalog::Configuration;
 use spire_ports::plugins::{
     Error, ErrorKind, JwtAuthorityUpdates, LocalBundle, MintedCa, PluginType, Result, UpstreamAuthority,
 };
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Code, Status};
 
@@ -33,6 +33,8 @@ pub(crate) struct Spire {
     poll: Duration,
     /// Made when first needed, so that a configuration can be checked without an agent.
     client: OnceCell<Arc<Client>>,
+    /// Goes with the plugin: when a new configuration makes another one, nobody is to hear of this one's upstream.
+    alive: watch::Sender<()>,
 }
 
 /// The plugin of a configuration; nothing is dialled yet.
@@ -52,7 +54,7 @@ pub(crate) async fn build(configuration: Configuration) -> Result<Arc<dyn Upstre
 
 impl Spire {
     pub(crate) fn new(settings: Settings, trust_domain: TrustDomain, poll: Duration) -> Self {
-        Self { settings, trust_domain, poll, client: OnceCell::new() }
+        Self { settings, trust_domain, poll, client: OnceCell::new(), alive: watch::Sender::new(()) }
     }
 
     /// The client, once it has an identity.
@@ -102,7 +104,15 @@ impl UpstreamAuthority for Spire {
         let client = self.client().await?;
         let first = bundle(&client).await?;
         let (sender, updates) = mpsc::channel(UPDATES);
-        tokio::spawn(follow(client, first.clone(), self.poll, sender));
+        let mut alive = self.alive.subscribe();
+        let following = follow(client, first.clone(), self.poll, sender);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = following => {}
+                // Nothing is ever sent: this is the end of the plugin.
+                _ = alive.changed() => {}
+            }
+        });
         let UpstreamBundle { x509_authorities, jwt_authorities, .. } = first;
         Ok(LocalBundle { x509_authorities, jwt_authorities, updates })
     }

@@ -198,6 +198,16 @@ async fn the_bundle_is_followed_over_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_follows_the_bundle_hears_when_another_plugin_takes_the_place() {
+    let upstream = Upstream::start().await;
+    let plugin = plugin(&upstream);
+    let mut updates = plugin.subscribe_to_local_bundle().await.unwrap().updates;
+    drop(plugin);
+    assert!(updates.recv().await.is_none(), "who follows subscribes again, at the new one");
+    upstream.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_read_as_the_reference_says_them() {
     let upstream = Upstream::start().await;
     let plugin = plugin(&upstream);
