@@ -9,11 +9,10 @@ use bytes::Bytes;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
 use serde_json::{Map, Number, Value};
-use spire_core::pki::PublicKey;
+use spire_core::pki::{DistinguishedName, NameAttribute, PublicKey};
 use spire_core::spiffe::SpiffeId;
 use spire_ports::plugins::{
-    CredentialComposer, Error, ErrorKind, JwtSvidAttributes, NameAttribute, Result, X509CaAttributes,
-    X509SvidAttributes,
+    CredentialComposer, Error, ErrorKind, JwtSvidAttributes, Result, X509CaAttributes, X509SvidAttributes,
 };
 use spire_wire::plugin::server::credentialcomposer::v1 as pb;
 use spire_wire::plugin::server::credentialcomposer::v1::credential_composer_client::CredentialComposerClient;
@@ -23,19 +22,6 @@ use crate::supervise::Supervised;
 
 /// Depth of claims, both ways; protobuf messages end at 100.
 const CLAIMS_DEPTH_MAX: usize = 32;
-
-/// The attribute types that have a field of their own in a name.
-mod oid {
-    pub(super) const COMMON_NAME: &str = "2.5.4.3";
-    pub(super) const SERIAL_NUMBER: &str = "2.5.4.5";
-    pub(super) const COUNTRY: &str = "2.5.4.6";
-    pub(super) const LOCALITY: &str = "2.5.4.7";
-    pub(super) const PROVINCE: &str = "2.5.4.8";
-    pub(super) const STREET_ADDRESS: &str = "2.5.4.9";
-    pub(super) const ORGANIZATION: &str = "2.5.4.10";
-    pub(super) const ORGANIZATIONAL_UNIT: &str = "2.5.4.11";
-    pub(super) const POSTAL_CODE: &str = "2.5.4.17";
-}
 
 pub(super) struct External(pub(super) Arc<Supervised>);
 
@@ -180,45 +166,44 @@ fn from_extensions(told: Vec<pb::X509Extension>) -> Vec<(String, Vec<u8>, bool)>
     told.into_iter().map(|e| (e.oid, e.value.to_vec(), e.critical)).collect()
 }
 
-fn to_name(attributes: &[NameAttribute]) -> pb::DistinguishedName {
-    let mut name = pb::DistinguishedName::default();
-    for NameAttribute { oid, value } in attributes {
-        let value = value.clone();
-        match oid.as_str() {
-            oid::COUNTRY => name.country.push(value),
-            oid::ORGANIZATION => name.organization.push(value),
-            oid::ORGANIZATIONAL_UNIT => name.organizational_unit.push(value),
-            oid::LOCALITY => name.locality.push(value),
-            oid::PROVINCE => name.province.push(value),
-            oid::STREET_ADDRESS => name.street_address.push(value),
-            oid::POSTAL_CODE => name.postal_code.push(value),
-            oid::SERIAL_NUMBER if name.serial_number.is_empty() => name.serial_number = value,
-            oid::COMMON_NAME if name.common_name.is_empty() => name.common_name = value,
-            _ => name.extra_names.push(pb::AttributeTypeAndValue { oid: oid.clone(), string_value: value }),
-        }
+fn to_name(name: &DistinguishedName) -> pb::DistinguishedName {
+    let name = name.clone();
+    pb::DistinguishedName {
+        country: name.country,
+        organization: name.organization,
+        organizational_unit: name.organizational_unit,
+        locality: name.locality,
+        province: name.province,
+        street_address: name.street_address,
+        postal_code: name.postal_code,
+        serial_number: name.serial_number,
+        common_name: name.common_name,
+        extra_names: name
+            .extra_names
+            .into_iter()
+            .map(|e| pb::AttributeTypeAndValue { oid: e.oid, string_value: e.value })
+            .collect(),
     }
-    name
 }
 
-/// The attributes in the order in which Go encodes a name (crypto/x509/pkix: ToRDNSequence).
-fn from_name(name: pb::DistinguishedName) -> Vec<NameAttribute> {
-    let one = |text: String| if text.is_empty() { Vec::new() } else { vec![text] };
-    let fields = [
-        (oid::COUNTRY, name.country),
-        (oid::ORGANIZATION, name.organization),
-        (oid::ORGANIZATIONAL_UNIT, name.organizational_unit),
-        (oid::LOCALITY, name.locality),
-        (oid::PROVINCE, name.province),
-        (oid::STREET_ADDRESS, name.street_address),
-        (oid::POSTAL_CODE, name.postal_code),
-        (oid::COMMON_NAME, one(name.common_name)),
-        (oid::SERIAL_NUMBER, one(name.serial_number)),
-    ];
-    let known = fields.into_iter().flat_map(|(oid, values)| {
-        values.into_iter().map(|value| NameAttribute { oid: oid.to_owned(), value })
-    });
-    let extra = name.extra_names.into_iter().map(|e| NameAttribute { oid: e.oid, value: e.string_value });
-    known.chain(extra).collect()
+fn from_name(name: pb::DistinguishedName) -> DistinguishedName {
+    DistinguishedName {
+        country: name.country,
+        organization: name.organization,
+        organizational_unit: name.organizational_unit,
+        locality: name.locality,
+        province: name.province,
+        street_address: name.street_address,
+        postal_code: name.postal_code,
+        serial_number: name.serial_number,
+        common_name: name.common_name,
+        names: Vec::new(),
+        extra_names: name
+            .extra_names
+            .into_iter()
+            .map(|e| NameAttribute { oid: e.oid, value: e.string_value })
+            .collect(),
+    }
 }
 
 fn to_value(json: Value) -> ProtoValue {
@@ -272,20 +257,32 @@ fn whole(number: f64) -> Option<i64> {
 mod tests {
     use super::*;
 
+    /// As Go's pkix.Name writes them: an extra name takes the place of the field of its type, and two of a type are two sets.
     #[test]
-    fn names_survive_the_round_trip() {
-        let attribute =
-            |oid: &str, value: &str| NameAttribute { oid: oid.to_owned(), value: value.to_owned() };
-        let name = vec![
-            attribute(oid::COUNTRY, "US"),
-            attribute(oid::ORGANIZATION, "SPIRE"),
-            attribute(oid::ORGANIZATION, "Second"),
-            attribute(oid::COMMON_NAME, "cn"),
-            attribute(oid::SERIAL_NUMBER, "17"),
-            attribute("2.5.4.45", "ab"),
-            attribute(oid::COMMON_NAME, "another"),
-        ];
-        assert_eq!(from_name(to_name(&name)), name);
+    fn extra_names_stay_extra() {
+        let extra = |oid: &str, value: &str| pb::AttributeTypeAndValue {
+            oid: oid.into(),
+            string_value: value.into(),
+        };
+        let told = pb::DistinguishedName {
+            country: vec!["US".to_owned()],
+            organization: vec!["SPIRE".to_owned()],
+            serial_number: "17".to_owned(),
+            extra_names: vec![
+                extra("2.5.4.10", "Acme"),
+                extra("2.5.4.11", "a"),
+                extra("2.5.4.11", "b"),
+                extra("2.5.4.45", "x"),
+                extra("2.5.4.3", "cn"),
+            ],
+            ..pb::DistinguishedName::default()
+        };
+        let name = from_name(told.clone());
+        assert_eq!(name.to_string(), "CN=cn,2.5.4.45=#130178,OU=b,OU=a,O=Acme,SERIALNUMBER=17,C=US");
+        let written = DistinguishedName::from_der(name.encode().expect("a name").as_der()).expect("a name");
+        let values: Vec<_> = written.names.iter().map(|name| name.value.as_str()).collect();
+        assert_eq!(values, ["US", "17", "Acme", "a", "b", "x", "cn"]);
+        assert_eq!(to_name(&name), told);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use spire_core::pki::{DistinguishedName, PublicKey};
 use spire_core::spiffe::SpiffeId;
 use spire_ports::plugins::catalog::Configuration;
-use spire_ports::plugins::{CredentialComposer, NameAttribute, Result, X509SvidAttributes};
+use spire_ports::plugins::{CredentialComposer, Result, X509SvidAttributes};
 
 struct UniqueId;
 
@@ -31,10 +31,10 @@ impl CredentialComposer for UniqueId {
         let mut name = DistinguishedName::default();
         name.push_unique_id(id.as_str());
         for unique in name.extra_names {
-            let unique = NameAttribute { oid: unique.oid, value: unique.value };
-            match attributes.subject.iter_mut().find(|attribute| attribute.oid == unique.oid) {
+            let extra = &mut attributes.subject.extra_names;
+            match extra.iter_mut().find(|attribute| attribute.oid == unique.oid) {
                 Some(attribute) => *attribute = unique,
-                None => attributes.subject.push(unique),
+                None => extra.push(unique),
             }
         }
         Ok(attributes)
@@ -43,9 +43,9 @@ impl CredentialComposer for UniqueId {
 
 #[cfg(test)]
 mod tests {
-    use super::{NameAttribute, SpiffeId, X509SvidAttributes, build};
+    use super::{DistinguishedName, SpiffeId, X509SvidAttributes, build};
     use crate::test_ca::configuration;
-    use spire_core::pki::{KeyType, LocalKey};
+    use spire_core::pki::{KeyType, LocalKey, NameAttribute};
     use spire_ports::plugins::PluginType;
 
     /// The value is `printf spiffe://example.org/foo | sha256sum`, its first half.
@@ -56,13 +56,17 @@ mod tests {
         let key = LocalKey::generate(KeyType::EcP256).unwrap();
         let attribute =
             |oid: &str, value: &str| NameAttribute { oid: oid.to_owned(), value: value.to_owned() };
-        let given = |subject| X509SvidAttributes { subject, dns_names: vec![], extra_extensions: vec![] };
+        let given = |extra_names| X509SvidAttributes {
+            subject: DistinguishedName { extra_names, ..DistinguishedName::default_svid() },
+            dns_names: vec![],
+            extra_extensions: vec![],
+        };
         let unique = attribute("2.5.4.45", UNIQUE_ID);
-        let country = attribute("2.5.4.6", "US");
+        let other = attribute("2.5.4.41", "name");
         for (before, after) in [
             (vec![], vec![unique.clone()]),
-            (vec![country.clone()], vec![country.clone(), unique.clone()]),
-            (vec![attribute("2.5.4.45", "x"), country.clone()], vec![unique.clone(), country.clone()]),
+            (vec![other.clone()], vec![other.clone(), unique.clone()]),
+            (vec![attribute("2.5.4.45", "x"), other.clone()], vec![unique.clone(), other.clone()]),
         ] {
             let found = composer.workload_x509_svid(&id, key.public_key(), given(before)).await.unwrap();
             assert_eq!(found, given(after));

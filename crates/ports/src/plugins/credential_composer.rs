@@ -3,26 +3,18 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use spire_core::pki::PublicKey;
+use spire_core::pki::{DistinguishedName, PublicKey};
 use spire_core::spiffe::SpiffeId;
 use spire_core::time::Timestamp;
 
 use super::Result;
 
-/// One attribute of a distinguished name: dotted OID and text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameAttribute {
-    /// Such as `2.5.4.45`.
-    pub oid: String,
-    /// The value.
-    pub value: String,
-}
-
 /// What of a CA certificate a composer may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct X509CaAttributes {
-    /// The subject, attribute by attribute, in order.
-    pub subject: Vec<NameAttribute>,
+    /// The subject. Its extra names stand after its fields, each on its own, and take the place of a field of their type;
+    /// what was read of it does not count.
+    pub subject: DistinguishedName,
     /// Certificate policies, dotted OIDs.
     pub policy_identifiers: Vec<String>,
     /// More extensions: OID, DER value, critical.
@@ -32,8 +24,9 @@ pub struct X509CaAttributes {
 /// What of an X.509-SVID a composer may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct X509SvidAttributes {
-    /// The subject, attribute by attribute, in order.
-    pub subject: Vec<NameAttribute>,
+    /// The subject. Its extra names stand after its fields, each on its own, and take the place of a field of their type;
+    /// what was read of it does not count.
+    pub subject: DistinguishedName,
     /// DNS names.
     pub dns_names: Vec<String>,
     /// More extensions: OID, DER value, critical.

@@ -28,9 +28,7 @@ mod workload_attestor;
 
 pub use agent_node_attestor::{AgentNodeAttestor, AttestationStream};
 pub use bundle_publisher::BundlePublisher;
-pub use credential_composer::{
-    CredentialComposer, JwtSvidAttributes, NameAttribute, X509CaAttributes, X509SvidAttributes,
-};
+pub use credential_composer::{CredentialComposer, JwtSvidAttributes, X509CaAttributes, X509SvidAttributes};
 pub use error::{Error, ErrorKind, PluginType, Result};
 pub use host::{AgentStore, Host, HostError, IdentityProvider, LateBound, X509Identity};
 pub use key_manager::{Key, KeyManager};

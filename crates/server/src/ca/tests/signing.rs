@@ -6,11 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use spire_core::pki::chain::verify_svid;
 use spire_core::pki::jwk::Jwk;
-use spire_core::pki::{Certificate, DistinguishedName, KeyType, LocalKey, PublicKey, jwt};
+use spire_core::pki::{Certificate, DistinguishedName, KeyType, LocalKey, NameAttribute, PublicKey, jwt};
 use spire_core::spiffe::SpiffeId;
 use spire_core::time::Timestamp;
 use spire_ports::plugins::{
-    self, CredentialComposer, JwtSvidAttributes, NameAttribute, X509CaAttributes, X509SvidAttributes,
+    self, CredentialComposer, JwtSvidAttributes, X509CaAttributes, X509SvidAttributes,
 };
 
 use super::world::{START, World, trust_domain, workload};
@@ -225,7 +225,8 @@ impl CredentialComposer for Meddler {
         _: &PublicKey,
         mut attributes: X509SvidAttributes,
     ) -> plugins::Result<X509SvidAttributes> {
-        attributes.subject.push(NameAttribute { oid: "2.5.4.45".into(), value: "unique".into() });
+        let unique = NameAttribute { oid: "2.5.4.45".into(), value: "unique".into() };
+        attributes.subject.extra_names.push(unique);
         attributes.dns_names.push("added.test".into());
         if self.subject.is_some() {
             // A second SPIFFE ID by the back door: a SAN of its own.
