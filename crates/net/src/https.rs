@@ -6,13 +6,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use spire_compat::url::Url;
 use spire_core::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
+use zeroize::Zeroizing;
 
 use crate::tls::{DialError, TlsClient, TlsConnector, UnixConnector};
 
@@ -39,7 +43,7 @@ pub enum FetchError {
     /// The URL cannot be used.
     #[error("{url}: {reason}")]
     Url {
-        /// As given.
+        /// As [`redacted`].
         url: String,
         /// What is wrong.
         reason: &'static str,
@@ -47,7 +51,7 @@ pub enum FetchError {
     /// The server could not be reached, or not trusted. The text is that of Go's `net/http`.
     #[error("Get \"{url}\": {}", source.http_text())]
     Dial {
-        /// As given.
+        /// As [`redacted`].
         url: String,
         /// Why.
         source: DialError,
@@ -55,7 +59,7 @@ pub enum FetchError {
     /// The connection broke, or what came was no HTTP.
     #[error("Get \"{url}\": {}", http_text(source))]
     Http {
-        /// As given.
+        /// As [`redacted`].
         url: String,
         /// Why.
         source: hyper::Error,
@@ -139,11 +143,11 @@ impl HttpsClient {
     /// # Errors
     /// [`FetchError`] says why there is none.
     pub async fn get(&self, url: &str) -> Result<Bytes, FetchError> {
-        let request = |uri: Uri| Request::get(uri).body(Full::default());
-        let uri = url.parse().map_err(|_| FetchError::Url { url: url.to_owned(), reason: "not a URL" })?;
-        let request =
-            request(uri).map_err(|_| FetchError::Url { url: url.to_owned(), reason: "not a URL" })?;
-        Ok(self.bounded(request, url, Wanted::Document).await?.into_body())
+        let shown = redacted(url);
+        let request = |uri: Uri| Request::get(uri).body(Full::default()).ok();
+        let request = url.parse().ok().and_then(request);
+        let request = request.ok_or_else(|| FetchError::Url { url: shown.clone(), reason: "not a URL" })?;
+        Ok(self.bounded(request, &shown, Wanted::Document).await?.into_body())
     }
 
     /// The answer to any request, whatever its status. The request's URI is an absolute URL.
@@ -151,7 +155,7 @@ impl HttpsClient {
     /// # Errors
     /// [`FetchError`] where there is no answer.
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
-        let url = request.uri().to_string();
+        let url = redacted(&request.uri().to_string());
         self.bounded(request.map(Full::new), &url, Wanted::Anything).await
     }
 
@@ -233,16 +237,21 @@ where
     let bad = |reason| FetchError::Url { url: url.to_owned(), reason };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    let host = request.uri().authority().map_or("", |authority| match authority.as_str().rsplit_once('@') {
-        Some((_, host)) => host,
-        None => authority.as_str(),
-    });
+    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let host = HeaderValue::from_str(host).map_err(|_| bad("not a host name"))?;
+    let credentials = match authority.rsplit_once('@') {
+        Some((user, _)) => Some(basic(user).ok_or_else(|| bad("invalid user info"))?),
+        None => None,
+    };
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let target = target.parse().map_err(|_| bad("not a URL"))?;
     *request.uri_mut() = target;
     let headers = request.headers_mut();
     headers.insert(header::HOST, host);
+    if let Some(credentials) = credentials {
+        headers.entry(header::AUTHORIZATION).or_insert(credentials);
+    }
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static("spire"));
     let answer = async {
         let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
@@ -270,6 +279,25 @@ where
             Ok(()) => answer.await,
         },
     }
+}
+
+/// A URL for logs and errors: without its password, as Go's errors show it, and without a name that stands alone, which may
+/// be a token.
+pub fn redacted(url: &str) -> String {
+    let start = url.find("//").map_or(0, |slashes| slashes + 2);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |end| start + end);
+    let Some((user, host)) = url[start..end].rsplit_once('@') else { return url.to_owned() };
+    let name = user.split_once(':').map_or(String::new(), |(name, _)| format!("{name}:"));
+    format!("{}{name}***@{host}{}", &url[..start], &url[end..])
+}
+
+/// What the name and password of a URL are sent as (net/http: send).
+fn basic(user: &str) -> Option<HeaderValue> {
+    let (name, password) = Url::parse(&format!("//{user}@")).ok()?.user?;
+    let plain = Zeroizing::new(format!("{name}:{}", password.unwrap_or_default()));
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(&*plain))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use spire_compat::quote::quote;
+use spire_net::https::redacted;
 
 /// The format of a bundle in a file or behind a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +187,7 @@ struct Url<'a> {
 
 impl<'a> Url<'a> {
     fn parse(text: &'a str) -> Result<Self, String> {
-        let fail = |what: &str| Err(format!("parse {}: {what}", quote(text)));
+        let fail = |what: &str| Err(format!("parse {}: {what}", quote(&redacted(text))));
         if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
             return fail("net/url: invalid control character in URL");
         }

@@ -10,7 +10,7 @@ use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
 use spire_net::errno_text;
 use spire_net::grpc::workload_channel;
-use spire_net::https::{FetchError, HttpsClient};
+use spire_net::https::{FetchError, HttpsClient, redacted};
 use spire_net::tls::{TlsClient, TlsPolicy, TlsSetupError};
 use spire_ports::observe::{Label, Metrics, names};
 use spire_wire::workload::X509BundlesRequest;
@@ -40,7 +40,7 @@ pub enum BootstrapError {
     /// The URL cannot be fetched.
     #[error("unable to fetch trust bundle URL {url}: {source}")]
     Fetch {
-        /// The URL.
+        /// The URL, without secrets.
         url: String,
         /// Why.
         source: FetchError,
@@ -219,11 +219,12 @@ impl TrustSources {
         }
         self.announce();
         let from = unix_socket.map(|s| s.display().to_string()).unwrap_or_default();
-        tracing::debug!("Server attestation url: {target} from: {from}");
+        let shown = redacted(&target);
+        tracing::debug!("Server attestation url: {shown} from: {from}");
         match client.get(&target).await {
             Ok(text) => Ok(text),
             Err(FetchError::Status(status)) => Err(BootstrapError::Refused(status.to_string())),
-            Err(source) => Err(BootstrapError::Fetch { url: target, source }),
+            Err(source) => Err(BootstrapError::Fetch { url: shown, source }),
         }
     }
 

@@ -25,13 +25,17 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, answer: Vec<u8>) -
 
 /// Gets a document through a unix socket; the result, with what the server saw.
 async fn over_unix(response: Vec<u8>) -> (Result<String, String>, String) {
+    over_unix_from("http://localhost/bundle?a=b", response).await
+}
+
+async fn over_unix_from(url: &str, response: Vec<u8>) -> (Result<String, String>, String) {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("bundle.sock");
     let listener = UnixListener::bind(&path).expect("bound");
     let server =
         tokio::spawn(async move { answer(listener.accept().await.expect("a client").0, response).await });
     let client = HttpsClient::new(nobody()).over_unix_socket(&path);
-    let result = client.get("http://localhost/bundle?a=b").await;
+    let result = client.get(url).await;
     let result =
         result.map(|body| String::from_utf8(body.to_vec()).expect("text")).map_err(|e| e.to_string());
     (result, server.await.expect("task"))
@@ -51,6 +55,44 @@ async fn a_document_comes_through_a_unix_socket() {
     assert_eq!(body.expect("a document"), "the bundle");
     assert!(request.starts_with("GET /bundle?a=b HTTP/1.1\r\n"), "{request}");
     assert!(request.contains("host: localhost\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn user_info_is_sent_and_not_told() {
+    for (url, header) in [
+        ("http://localhost/x", None),
+        ("http://me:p%40ss%3A@localhost/x", Some("Basic bWU6cEBzczo=")),
+        ("http://token@localhost/x", Some("Basic dG9rZW46")),
+        ("http://:secret@localhost/x", Some("Basic OnNlY3JldA==")),
+    ] {
+        let (body, request) = over_unix_from(url, ok("x")).await;
+        body.expect("a document");
+        let sent = request.lines().find_map(|line| line.strip_prefix("authorization: "));
+        assert_eq!(sent, header, "{url}");
+        assert!(request.contains("host: localhost\r\n"), "{request}");
+        let error = over_unix_from(url, b"nonsense\r\n\r\n".to_vec()).await.0.expect_err("no HTTP");
+        for secret in ["p%40ss", "token", "secret"] {
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+    // Nobody listens, the URL is none, the scheme is not ours.
+    for url in ["https://me:secret@127.0.0.1:1/", "https://me:secret@[::1/x", "ftp://me:secret@x/"] {
+        let error = HttpsClient::new(nobody()).get(url).await.expect_err(url).to_string();
+        assert!(error.contains("me:***@") && !error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn urls_are_shown_without_secrets() {
+    for (url, shown) in [
+        ("https://a.test/p@th?q=x:y@z#f@g", "https://a.test/p@th?q=x:y@z#f@g"),
+        ("https://me:pa:ss@w@a.test:8443/x", "https://me:***@a.test:8443/x"),
+        ("https://token@a.test", "https://***@a.test"),
+        ("https://me:@a.test?x", "https://me:***@a.test?x"),
+        ("no url", "no url"),
+    ] {
+        assert_eq!(super::redacted(url), shown);
+    }
 }
 
 #[tokio::test]

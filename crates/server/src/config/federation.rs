@@ -8,6 +8,7 @@ use spire_compat::config::{ConfigError, ConfigFile, Notice};
 use spire_compat::hcl::Fragment;
 use spire_compat::quote::quote;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
+use spire_net::https::redacted;
 
 use super::raw::{self, RawAcme, RawBundleEndpoint, RawFederatesWith, RawFederation};
 
@@ -110,7 +111,7 @@ pub(super) fn validate(file: &ConfigFile, federation: &RawFederation) -> Result<
         let problem = if url.is_empty() {
             "must be configured".to_owned()
         } else if !url.to_ascii_lowercase().starts_with("https://") {
-            format!("must use the HTTPS protocol; URL found: {}", quote(url))
+            format!("must use the HTTPS protocol; URL found: {}", quote(&redacted(url)))
         } else {
             continue;
         };
