@@ -122,7 +122,7 @@ pub fn verify(
         return Err(VerifyError::UnhandledCriticalExtension);
     }
     check_candidate(leaf, Role::Leaf, &[], now)?;
-    let mut search = Search { roots, intermediates, purpose, now, checks: 0, rejected: None };
+    let mut search = Search { roots, intermediates, purpose, now, checks: 0, rejected: None, all: None };
     let path = vec![leaf];
     if roots.contains(leaf) {
         search.accept(&path)?;
@@ -150,19 +150,14 @@ pub fn authorities(
     if found.is_empty() {
         return Ok(found);
     }
-    // Further chains end in further roots, those that issued something in this one.
-    let issued =
-        |root: &&Certificate| chain.iter().any(|certificate| certificate.issuer_der() == root.subject_der());
-    for root in roots.iter().filter(issued) {
-        if found.contains(root) {
-            continue;
-        }
-        if let Ok(other) = verify(chain, std::slice::from_ref(root), Purpose::Any, now) {
-            for certificate in other.into_iter().skip(1) {
-                if !found.contains(&certificate) {
-                    found.push(certificate);
-                }
-            }
+    let Some((leaf, intermediates)) = chain.split_first() else { return Ok(found) };
+    let (checks, rejected, all) = (0, None, Some(Vec::new()));
+    let mut search = Search { roots, intermediates, purpose: Purpose::Any, now, checks, rejected, all };
+    // That the search ends without a chain, or at its bound, is no news: there is one, and Go takes what it found until then.
+    let _ = search.extend(&[leaf]);
+    for certificate in search.all.iter().flatten().flat_map(|chain| &chain[1..]) {
+        if !found.contains(certificate) {
+            found.push(Certificate::clone(certificate));
         }
     }
     Ok(found)
@@ -203,6 +198,8 @@ struct Search<'a> {
     checks: usize,
     /// Why a complete chain was not acceptable.
     rejected: Option<VerifyError>,
+    /// The chains, where all are looked for and not one.
+    all: Option<Vec<Vec<&'a Certificate>>>,
 }
 
 impl<'a> Search<'a> {
@@ -236,7 +233,8 @@ impl<'a> Search<'a> {
                 longer.push(candidate);
                 if role == Role::Root {
                     if self.accept(&longer).is_ok() {
-                        return Ok(Some(longer));
+                        let Some(all) = &mut self.all else { return Ok(Some(longer)) };
+                        all.push(longer);
                     }
                     continue;
                 }

@@ -108,3 +108,17 @@ fn authorities_are_those_of_every_chain() {
         []
     );
 }
+
+/// As an agent sends while its authority is renewed: both certificates have the same name and key.
+#[test]
+fn authorities_are_those_of_every_chain_to_one_root() {
+    let root = root("one");
+    let key = LocalKey::generate(KeyType::EcP256).unwrap();
+    let both = [1, 2].map(|_| issue(&root, Profile::Ca, "middle", key.public_key(), &[]));
+    assert_ne!(both[0], both[1]);
+    let middle = Authority { key, certificate: both[0].clone() };
+    let leaf = issue(&middle, Profile::Svid, "leaf", root.key.public_key(), &[]);
+    let chain = [&[leaf][..], &both].concat();
+    let found = chain::authorities(&chain, std::slice::from_ref(&root.certificate), now()).unwrap();
+    assert_eq!(found, [&both[0], &root.certificate, &both[1]].map(Clone::clone));
+}
