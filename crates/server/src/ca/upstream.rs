@@ -171,6 +171,8 @@ struct TaintState {
     seen: HashSet<String>,
     /// Roots whose taint is still to be processed.
     pending: Vec<Certificate>,
+    /// Keys that the upstream said are tainted, and that were not revoked here yet.
+    tainted_keys: BTreeSet<(Kind, String)>,
     /// Keys that the operator revoked.
     forgotten: BTreeSet<(Kind, String)>,
 }
@@ -233,7 +235,7 @@ impl UpstreamRoots {
         self.state.lock().pending.retain(|p| !done.contains(p));
     }
 
-    /// Adds new keys, marks those that the upstream tainted, and revokes tainted ones that it no longer has. (The
+    /// Adds new keys, marks those that the upstream tainted, and revokes those of them that it no longer has. (The
     /// reference adds only.) What the operator revoked here does not come back.
     pub(super) async fn sync_keys(&self, kind: Kind, keys: &[JwtAuthority]) -> Result<(), CaError> {
         let (store, trust_domain) = (self.changes.store(), self.changes.trust_domain());
@@ -253,7 +255,20 @@ impl UpstreamRoots {
                 Some(_) => {}
             }
         }
-        for gone in known.iter().filter(|k| k.tainted && !keys.iter().any(|key| key.kid == k.kid)) {
+        // One that was tainted here may never have been the upstream's, and some answers have the last published key alone.
+        let tainted_above = {
+            let mut state = self.state.lock();
+            state.tainted_keys.retain(|(of, kid)| *of != kind || known.iter().any(|k| k.kid == *kid));
+            let told = keys.iter().filter(|key| key.tainted);
+            state.tainted_keys.extend(told.map(|key| (kind, key.kid.clone())));
+            state.tainted_keys.clone()
+        };
+        let gone = |k: &&JwtAuthority| {
+            k.tainted
+                && tainted_above.contains(&(kind, k.kid.clone()))
+                && !keys.iter().any(|key| key.kid == k.kid)
+        };
+        for gone in known.iter().filter(gone) {
             match kind {
                 Kind::Wit => store.wit_authority_revoke(trust_domain, &gone.kid).await?,
                 _ => store.jwt_authority_revoke(trust_domain, &gone.kid).await?,

@@ -136,6 +136,9 @@ async fn the_upstreams_bundle_is_followed() {
     until(&authorities, |b| b.wit_authorities.len() == 2).await;
     assert_eq!(upstream.followers(), 1);
 
+    // The upstream never had this one, so that it is not there means nothing.
+    let ours = JwtAuthority { tainted: true, ..jwt_key("ours") };
+    world.bundle.lock().as_mut().unwrap().jwt_authorities.push(ours);
     upstream.keys.lock().jwt_authorities.push(jwt_key("other"));
     upstream.announce_bundle().await;
     until(&authorities, |b| b.jwt_authority("other").is_some()).await;
@@ -145,6 +148,7 @@ async fn the_upstreams_bundle_is_followed() {
     upstream.keys.lock().jwt_authorities.retain(|k| k.kid != "other");
     upstream.announce_bundle().await;
     until(&authorities, |b| b.jwt_authority("other").is_none()).await;
+    assert!(world.stored_bundle().jwt_authority("ours").is_some());
 
     let old = authorities.ca().active_jwt().unwrap().kid().to_owned();
     let new = authorities.prepare_key_authority(Kind::Jwt).await.unwrap().kid;
