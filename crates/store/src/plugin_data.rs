@@ -5,6 +5,8 @@ use std::time::Duration;
 use spire_compat::duration::GoDuration;
 use spire_compat::hcl::{Body, DecodeError, Fragment};
 use spire_ports::datastore::{Error, Result};
+use spire_ports::plugins::PluginType;
+use spire_ports::plugins::catalog::warn_of_unused;
 
 use crate::{AwsConfig, SqlConfig};
 
@@ -17,7 +19,11 @@ impl SqlConfig {
         let Some(data) = data else { return Ok(Self::default()) };
         let invalid = |error: DecodeError| Error::Invalid(format!("datastore-sql: {error}"));
         let mut body = data.body().map_err(invalid)?;
-        read(&mut body).map_err(invalid)??.with_lifetime(&mut body)
+        let unused = body.collect_unused();
+        let config = read(&mut body).map_err(invalid)??.with_lifetime(&mut body)?;
+        drop(body);
+        warn_of_unused((PluginType::DataStore.as_str(), "sql"), &unused);
+        Ok(config)
     }
 
     fn with_lifetime(mut self, body: &mut Body<'_>) -> Result<Self> {

@@ -6,6 +6,9 @@
 //! - Integers may be written as strings and integers may stand where a string is wanted; booleans are only
 //!   `true` and `false`.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::ast::{Item, Literal, Node, Pos, Syntax, Token, TokenKind};
 use super::{Content, Fragment};
 use crate::quote::quote;
@@ -117,6 +120,31 @@ pub struct Body<'a> {
     /// One part for each appearance of the block, in file order.
     parts: Vec<Vec<Entry<'a>>>,
     taken: Vec<String>,
+    /// Where blocks that are done with tell what nothing asked for.
+    unused: Option<UnusedKeys>,
+}
+
+/// The keys that nothing asked for in a body and the blocks in it ([`Body::collect_unused`]).
+#[derive(Debug, Clone, Default)]
+pub struct UnusedKeys(Rc<RefCell<Vec<UnusedKey>>>);
+
+impl UnusedKeys {
+    /// What the blocks that were dropped so far have told, in the order in which they stand. Names have the keys above
+    /// them: `clusters.main.tokn`.
+    pub fn take(&self) -> Vec<UnusedKey> {
+        let mut keys = self.0.take();
+        keys.sort_by_key(|key| key.positions.first().map(|pos| (pos.line, pos.column)));
+        keys
+    }
+}
+
+impl Drop for Body<'_> {
+    fn drop(&mut self) {
+        let Some(unused) = self.unused.take() else { return };
+        let above = self.path.split_once('.').map_or(String::new(), |(_, path)| format!("{path}."));
+        let named = |key: UnusedKey| UnusedKey { name: format!("{above}{}", key.name), ..key };
+        unused.0.borrow_mut().extend(self.unused().into_iter().map(named));
+    }
 }
 
 impl<'a> Body<'a> {
@@ -125,7 +153,20 @@ impl<'a> Body<'a> {
     }
 
     fn of(path: String, syntax: Syntax, parts: Vec<Vec<Entry<'a>>>) -> Self {
-        Self { path, syntax, parts, taken: Vec::new() }
+        Self { path, syntax, parts, taken: Vec::new(), unused: None }
+    }
+
+    /// A body within this one.
+    fn inner(&self, path: String, parts: Vec<Vec<Entry<'a>>>) -> Self {
+        let mut body = Self::of(path, self.syntax, parts);
+        body.unused.clone_from(&self.unused);
+        body
+    }
+
+    /// From now on this body, and each block that is taken from it, tells when it is dropped which of its keys nothing
+    /// asked for.
+    pub fn collect_unused(&mut self) -> UnusedKeys {
+        self.unused.get_or_insert_default().clone()
     }
 
     /// The path of keys from `root`.
@@ -260,7 +301,7 @@ impl<'a> Body<'a> {
         for source in sources {
             parts.push(source.entries_or(&path, "not an object type for struct")?);
         }
-        Ok(Some(Body::of(path, self.syntax, parts)))
+        Ok(Some(self.inner(path, parts)))
     }
 
     /// Blocks by label: `key "a" { … }`, or `key { a { … } }`, or `key = { a = { … } }`. One element a
@@ -276,7 +317,7 @@ impl<'a> Body<'a> {
             for (label, value) in map_entries(source.entries_or(&path, what)?) {
                 let path = format!("{path}.{label}");
                 let part = value.entries_or(&path, "not an object type for struct")?;
-                merge(&mut out, label, path, self.syntax, part);
+                merge(&mut out, label, path, self, part);
             }
         }
         Ok(out)
@@ -297,7 +338,7 @@ impl<'a> Body<'a> {
                 for (second, value) in map_entries(value.entries_or(&path, "not an object type for map")?) {
                     let path = format!("{path}.{second}");
                     let part = value.entries_or(&path, "not an object type for struct")?;
-                    merge(&mut inner, second, path, self.syntax, part);
+                    merge(&mut inner, second, path, self, part);
                 }
                 out.extend(inner.into_iter().map(|(second, body)| (index, first.clone(), second, body)));
             }
@@ -319,7 +360,7 @@ impl<'a> Body<'a> {
                     for (index, node) in list.items.iter().enumerate() {
                         let path = format!("{path}[{index}]");
                         let part = Source::of(node).entries_or(&path, "not an object type for struct")?;
-                        out.push(Body::of(path, self.syntax, vec![part]));
+                        out.push(self.inner(path, vec![part]));
                     }
                 }
                 Source::Entries(entries) => {
@@ -333,7 +374,7 @@ impl<'a> Body<'a> {
                                 Source::of(value).entries_or(&path, "not an object type for struct")?
                             }
                         };
-                        out.push(Body::of(path, self.syntax, vec![part]));
+                        out.push(self.inner(path, vec![part]));
                     }
                 }
                 Source::Value(node) => return Err(unknown_slice(&path, node)),
@@ -425,12 +466,12 @@ fn merge<'a>(
     out: &mut Vec<(String, Body<'a>)>,
     label: String,
     path: String,
-    syntax: Syntax,
+    outer: &Body<'a>,
     part: Vec<Entry<'a>>,
 ) {
     match out.iter_mut().find(|(known, _)| *known == label) {
         Some((_, body)) => body.parts.push(part),
-        None => out.push((label, Body::of(path, syntax, vec![part]))),
+        None => out.push((label, outer.inner(path, vec![part]))),
     }
 }
 

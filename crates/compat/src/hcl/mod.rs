@@ -28,7 +28,7 @@ mod unquote;
 mod tests;
 
 pub use ast::{Pos, Syntax};
-pub use decode::{Body, DecodeError, NamedLists, UnusedKey};
+pub use decode::{Body, DecodeError, NamedLists, UnusedKey, UnusedKeys};
 
 use ast::{Item, Node};
 

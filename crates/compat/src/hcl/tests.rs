@@ -33,6 +33,28 @@ plugins {
 "#;
 
 #[test]
+fn what_nothing_asked_for_is_told_of_all_blocks() {
+    let text = "a = 1\nb = 2\nblock {\n c = 3\n d = 4\n inner \"x\" { e = 5 }\n inner \"y\" { f = 6 }\n}\nlist = [{ g = 7, h = 8 }]";
+    let document = parse(text).unwrap();
+    let mut root = document.body();
+    let unused = root.collect_unused();
+    root.take_int("a").unwrap();
+    let mut block = root.take_block("block").unwrap().unwrap();
+    block.take_int("D").unwrap();
+    for (_, mut inner) in block.take_labelled("inner").unwrap() {
+        inner.take_int("e").unwrap();
+    }
+    for mut item in root.take_block_list("list").unwrap() {
+        item.take_int("g").unwrap();
+    }
+    drop((root, block));
+    let told = |key: UnusedKey| (key.name, key.positions[0].line);
+    let told: Vec<_> = unused.take().into_iter().map(told).collect();
+    let expected = [("b", 2), ("block.c", 4), ("block.inner.y.f", 7), ("list[0].h", 9)];
+    assert_eq!(told, expected.map(|(name, line)| (name.to_owned(), line)));
+}
+
+#[test]
 fn decodes_a_server_file() {
     let document = parse(SERVER).unwrap();
     let mut root = document.body();
@@ -456,6 +478,7 @@ fn exercise(text: &[u8]) {
         }
     }
     assert!(body.unused().is_empty());
+    drop(body);
     let _ = Fragment::from(document).print();
 }
 

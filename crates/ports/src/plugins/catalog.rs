@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use spire_compat::hcl::{Body, DecodeError, Fragment};
+use spire_compat::hcl::{Body, DecodeError, Fragment, UnusedKeys};
 use spire_core::spiffe::TrustDomain;
 
 use super::{
@@ -46,18 +46,35 @@ impl Configuration {
         Error::new(kind, (self.plugin.0, &self.plugin.1), message)
     }
 
-    /// Reads `plugin_data` with `read`; without data every setting has its default.
-    ///
-    /// # Errors
-    /// [`DecodeError`]: that of `read`, or that `plugin_data` is a single value.
+    /// Reads `plugin_data` with `read`; without data every setting has its default. A key that `read` did not ask for gets a
+    /// warning.
     pub fn decode<T: Default>(
         &self,
         read: impl FnOnce(&mut Body<'_>) -> std::result::Result<T, DecodeError>,
     ) -> std::result::Result<T, DecodeError> {
-        match &self.data {
-            Some(data) => read(&mut data.body()?),
-            None => Ok(T::default()),
-        }
+        let Some(data) = &self.data else { return Ok(T::default()) };
+        let mut body = data.body()?;
+        let unused = body.collect_unused();
+        let decoded = read(&mut body)?;
+        drop(body);
+        warn_of_unused((self.plugin.0.as_str(), &self.plugin.1), &unused);
+        Ok(decoded)
+    }
+}
+
+/// Warns of the keys of a plugin's data that nothing asked for. `plugin` is its type and name.
+pub fn warn_of_unused(plugin: (&str, &str), unused: &UnusedKeys) {
+    for key in unused.take() {
+        let positions: Vec<String> = key.positions.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            external = false,
+            plugin_name = plugin.1,
+            plugin_type = plugin.0,
+            subsystem_name = "catalog",
+            key = key.name,
+            position = positions.join(" and "),
+            "Unknown key in plugin_data is ignored"
+        );
     }
 }
 

@@ -187,6 +187,10 @@ impl Loader {
             }
         };
         let data = read_data(&config.data, text.as_deref()).map_err(refused)?;
+        // As the reference, which configures what has a configuration (pkg/common/catalog/configure.go).
+        if !builtin.configurable && (text.is_some() || data.is_some()) {
+            return Err(refused("no supported configuration interface found".to_owned()));
+        }
         let plugin =
             (builtin.make)(new_configuration(data)).await.map_err(|error| refused(rpc_text(&error)))?;
         if !builtin.configurable {
