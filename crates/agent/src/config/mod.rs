@@ -250,7 +250,7 @@ impl<'a> Resolver<'a> {
             &self.text(&flags.log_format, &agent.log_format, ""),
             is_on(flags.log_source_location, agent.log_source_location),
         )
-        .map_err(ConfigError::new)?;
+        .map_err(|error| self.file.log_error("agent", &error))?;
         let jwt_svid_cache_hit_timeout = self.cache_hit_timeout()?;
         if agent.experimental.use_sync_authorized_entries.is_some() {
             self.notices.push(Notice::deprecated(
@@ -346,7 +346,7 @@ impl<'a> Resolver<'a> {
     fn validate(&self) -> Result<(&'a Fragment, u16, TrustBundleSource), ConfigError> {
         let (flags, agent) = (self.flags, self.agent);
         let Some(plugins) = &self.raw.plugins else {
-            return Err(ConfigError::new("plugins section must be configured"));
+            return Err(self.file.no_plugins());
         };
         let (token, token_file) = self.join_token_parts();
         if !token.is_empty() && !token_file.is_empty() {

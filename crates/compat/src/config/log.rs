@@ -71,6 +71,16 @@ pub enum LogSettingError {
     Format(String),
 }
 
+impl LogSettingError {
+    /// The key that has the text.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Level(_) => "log_level",
+            Self::Format(_) => "log_format",
+        }
+    }
+}
+
 /// Reads a level's name in any case (logrus `ParseLevel`).
 impl FromStr for Level {
     type Err = LogSettingError;
@@ -139,13 +149,16 @@ impl LogSettings {
     /// Parses the level and format names.
     ///
     /// # Errors
-    /// `could not start logger: ` and the text of [`LogSettingError`], for a level or format that has no
-    /// such name.
-    pub fn parse(file: &str, level: &str, format: &str, source_location: bool) -> Result<Self, String> {
-        let told = |error| format!("could not start logger: {error}");
+    /// The first of them that is none.
+    pub fn parse(
+        file: &str,
+        level: &str,
+        format: &str,
+        source_location: bool,
+    ) -> Result<Self, LogSettingError> {
         Ok(Self {
-            level: level.parse().map_err(told)?,
-            format: format.parse().map_err(told)?,
+            level: level.parse()?,
+            format: format.parse()?,
             file: (!file.is_empty()).then(|| PathBuf::from(file)),
             source_location,
         })

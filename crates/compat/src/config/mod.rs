@@ -228,6 +228,16 @@ impl ConfigFile {
         error
     }
 
+    /// The error for a level or format of the log that is none, in a section.
+    pub fn log_error(&self, section: &str, error: &LogSettingError) -> ConfigError {
+        self.error_at(&format!("{section}.{}", error.key()), format!("could not start logger: {error}"))
+    }
+
+    /// The error for a file without plugins.
+    pub fn no_plugins(&self) -> ConfigError {
+        ConfigError::new("plugins section must be configured").with_hint(format!("{} has none", self.path))
+    }
+
     /// Where a dotted key stands.
     pub fn location(&self, key: &str) -> Option<Location> {
         let pos = self.document.locate(key)?;

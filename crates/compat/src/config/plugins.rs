@@ -1,6 +1,6 @@
 //! The `plugins` section.
 
-use super::{ConfigError, ConfigFile, Notice};
+use super::{ConfigError, ConfigFile, Location, Notice};
 use crate::hcl::ast::{Item, Node};
 use crate::hcl::{DecodeError, Fragment};
 use crate::quote::quote;
@@ -53,6 +53,8 @@ pub struct PluginConfig {
     pub data: PluginData,
     /// `enabled = false` was set.
     pub disabled: bool,
+    /// Where its block stands.
+    pub location: Option<Location>,
 }
 
 impl PluginConfig {
@@ -67,7 +69,7 @@ impl PluginConfig {
             PluginData::Fixed(fragment) => Some((true, fragment.print())),
             PluginData::File(path) => Some((false, path.clone())),
         };
-        let Self { kind, name, path, args, checksum, data: own, disabled } = self;
+        let Self { kind, name, path, args, checksum, data: own, disabled, location: _ } = self;
         (kind, name, path, args, checksum, disabled)
             == (&other.kind, &other.name, &other.path, &other.args, &other.checksum, &other.disabled)
             && data(own) == data(&other.data)
@@ -125,25 +127,30 @@ pub fn plugin_configs(
     let known = order.len() == decoded.len();
     for (_, kind, name, mut body) in decoded {
         let ident = (kind, name);
+        let key = format!("plugins.{}.{}", ident.0, ident.1);
+        let twice = |kind: &str, name: &str| {
+            let (kind, name) = (quote(kind), quote(name));
+            file.error_at(&key, format!("plugin {kind}/{name} declared more than once"))
+        };
         if !known || seen.contains(&ident) {
-            let (kind, name) = (quote(&ident.0), quote(&ident.1));
-            let mut error = ConfigError::new(format!("plugin {kind}/{name} declared more than once"));
-            error.location = file.location(&format!("plugins.{}.{}", ident.0, ident.1)).map(Box::new);
-            return Err(error);
+            return Err(twice(&ident.0, &ident.1));
         }
-        let plugin = plugin_config(&ident.0, &ident.1, &mut body).map_err(|error| match error {
+        let mut plugin = plugin_config(&ident.0, &ident.1, &mut body).map_err(|error| match error {
             PluginError::Decode(cause) => at(cause),
-            PluginError::TwoSources => ConfigError::new(format!(
-                "failed to create plugin config for {}/{}: only one of [plugin_data, plugin_data_file] can be used",
-                quote(&ident.0),
-                quote(&ident.1)
-            )),
+            PluginError::TwoSources => {
+                let (kind, name) = (quote(&ident.0), quote(&ident.1));
+                let message = format!(
+                    "failed to create plugin config for {kind}/{name}: only one of [plugin_data, plugin_data_file] can \
+                     be used"
+                );
+                file.error_at(&key, message)
+            }
         })?;
+        plugin.location = file.location(&key);
         seen.push(ident);
         let Some(plugin) = modern(file, plugin, legacy, &mut notices)? else { continue };
         if configs.iter().any(|other| other.kind == plugin.kind && other.name == plugin.name) {
-            let (kind, name) = (quote(&plugin.kind), quote(&plugin.name));
-            return Err(ConfigError::new(format!("plugin {kind}/{name} declared more than once")));
+            return Err(twice(&plugin.kind, &plugin.name));
         }
         configs.push(plugin);
     }
@@ -178,7 +185,8 @@ fn plugin_config(
         (Some(data), None) if !data.is_empty() => PluginData::Fixed(data),
         (_, None) => PluginData::None,
     };
-    Ok(PluginConfig { kind: kind.to_owned(), name: name.to_owned(), path, args, checksum, data, disabled })
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    Ok(PluginConfig { kind, name, path, args, checksum, data, disabled, location: None })
 }
 
 /// Every pair of a type and a name, by going down until two keys have been passed.

@@ -34,6 +34,16 @@ plugins {
 #[test]
 fn plugins_are_refused_with_the_reference_texts() {
     let error = |text: &str| plugins(text, LegacyPlugins::Server).unwrap_err();
+    for (text, at) in [
+        ("plugins {\n A \"b\" {}\n A \"b\" {}\n}", "x.conf:3:4 (plugins.A.b)"),
+        ("plugins {\n A \"b\" { plugin_data {}\n plugin_data_file = \"x\" }\n}", "x.conf:2:4 (plugins.A.b)"),
+        (
+            "plugins {\n UpstreamAuthority \"d\" {}\n UpstreamCA \"d\" {}\n}",
+            "x.conf:3:13 (plugins.UpstreamCA.d)",
+        ),
+    ] {
+        assert_eq!(error(text).detail().as_deref(), Some(at), "{text}");
+    }
     assert_eq!(
         error("plugins {\n A \"b\" {}\n A \"b\" {}\n}").to_string(),
         "plugin \"A\"/\"b\" declared more than once"
@@ -120,12 +130,12 @@ fn logs_and_flags() {
     let settings = LogSettings::parse("", "Warning", "json", false).unwrap();
     assert_eq!((settings.level, settings.format), (Level::Warn, LogFormat::Json));
     assert_eq!(
-        LogSettings::parse("", "loud", "", false).unwrap_err(),
-        "could not start logger: not a valid logrus Level: \"loud\""
+        LogSettings::parse("", "loud", "", false).unwrap_err().to_string(),
+        "not a valid logrus Level: \"loud\""
     );
     assert_eq!(
-        LogSettings::parse("", "info", "xml", false).unwrap_err(),
-        "could not start logger: unknown logger format: \"xml\""
+        LogSettings::parse("", "info", "xml", false).unwrap_err().to_string(),
+        "unknown logger format: \"xml\""
     );
     assert!(FeatureFlags::parse(&["wit-svid".to_owned()]).unwrap().wit_svid);
     assert_eq!(

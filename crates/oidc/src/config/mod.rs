@@ -235,8 +235,7 @@ impl Raw {
         let level = if self.log_level.is_empty() { DEFAULT_LOG_LEVEL } else { &self.log_level };
         let log = LogSettings::parse(&self.log_path, level, &self.log_format, false).map_err(|error| {
             // The provider of the reference says nothing before it.
-            let text = error.strip_prefix("could not start logger: ").unwrap_or(&error).to_owned();
-            place.error(if text.contains("format") { "log_format" } else { "log_level" }, text)
+            place.error(error.key(), error.to_string())
         })?;
         Ok(OidcConfig { log, serving, source, health, notices })
     }

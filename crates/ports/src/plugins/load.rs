@@ -488,6 +488,7 @@ impl Line<'_> {
             plugin_name = self.config.name,
             plugin_type = self.kind,
             subsystem_name = "catalog",
+            position = self.config.location.as_ref().map(ToString::to_string),
             error = error.cause(),
             "{message}"
         );

@@ -221,7 +221,7 @@ impl<'a> Resolver<'a> {
             &self.text(&flags.log_format, &server.log_format, ""),
             flags.log_source_location || server.log_source_location == Some(true),
         )
-        .map_err(ConfigError::new)?;
+        .map_err(|error| self.file.log_error("server", &error))?;
         let bind_address = self.bind_address()?;
         let socket_path = self.text(&flags.socket_path, &server.socket_path, DEFAULT_SOCKET_PATH);
         let data_dir = PathBuf::from(self.text(&flags.data_dir, &server.data_dir, ""));
@@ -316,7 +316,7 @@ impl<'a> Resolver<'a> {
             return Err(self.fail("data_dir", "data_dir must be configured"));
         }
         let Some(plugins) = &self.raw.plugins else {
-            return Err(ConfigError::new("plugins section must be configured"));
+            return Err(self.file.no_plugins());
         };
         if let Some(federation) = &server.federation {
             federation::validate(self.file, federation)?;

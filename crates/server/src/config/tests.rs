@@ -157,7 +157,8 @@ fn refused_with_the_reference_texts() {
             "invalid proxy_protocol_trusted_cidrs value \"10\": invalid CIDR address: 10",
             "4:1",
         ),
-        ("log_level = \"loud\"", "could not start logger: not a valid logrus Level: \"loud\"", ""),
+        ("log_level = \"loud\"", "could not start logger: not a valid logrus Level: \"loud\"", "4:1"),
+        ("log_format = \"xml\"", "could not start logger: unknown logger format: \"xml\"", "4:1"),
         (
             "bind_port = 99999",
             "could not resolve bind address \"0.0.0.0:99999\": address 99999: invalid port",
