@@ -1,10 +1,10 @@
 //! `spire-agent`: the built-in plugins and the command line, put together.
 
 mod daemon;
+mod validate;
 
 use std::process::ExitCode;
 
-use spire_agent::config::AgentConfig;
 use spire_cli::{AgentHooks, Env};
 
 #[global_allocator]
@@ -17,14 +17,7 @@ fn main() -> ExitCode {
     let hooks = AgentHooks {
         version: daemon::VERSION.to_owned(),
         run: Box::new(|flags| daemon::run(&daemon::flags(flags))),
-        validate: Box::new(|flags| match AgentConfig::load(&daemon::flags(flags)) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                daemon::log_refusal(&error);
-                let detail = error.detail().map(|detail| format!("\n{detail}")).unwrap_or_default();
-                Err(format!("{error}{detail}"))
-            }
-        }),
+        validate: Box::new(|flags| validate::validate(&daemon::flags(flags))),
     };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let code = spire_cli::agent(&arguments, &mut Env::process(), hooks);

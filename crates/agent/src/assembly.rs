@@ -1,6 +1,7 @@
 //! A whole agent from a resolved configuration: the binary gives the built-in plugins, this makes those that are
 //! configured and runs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -164,6 +165,22 @@ impl Plugins {
     }
 }
 
+/// What plugins say of their configuration, by plugin as the reference names them (`KeyManager "disk"`).
+///
+/// # Errors
+/// What is wrong with the list of plugins itself: an unknown type or name, too few or too many of a type.
+pub async fn validate(
+    config: &AgentConfig,
+    catalog: &AgentCatalog,
+    external: Option<Arc<dyn ExternalPlugins>>,
+) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+    let loader = Loader::new(config.trust_domain.clone(), Host::none());
+    let mut loaded = Loaded::new(loader.with_external(Side::Agent, external).validating());
+    let notes = loaded.notes(config, catalog).await;
+    loaded.loader.into_parts().0.unload().await;
+    notes
+}
+
 struct Loaded {
     loader: Loader,
     key_managers: Vec<Arc<dyn KeyManager>>,
@@ -187,6 +204,27 @@ impl Loaded {
         for plugin in &config.plugins {
             self.add(plugin, catalog).await?;
         }
+        self.check_counts()
+    }
+
+    async fn notes(
+        &mut self,
+        config: &AgentConfig,
+        catalog: &AgentCatalog,
+    ) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+        let mut notes = BTreeMap::new();
+        for plugin in &config.plugins {
+            let loaded = self.add(plugin, catalog).await;
+            self.loader.note(&mut notes, plugin, loaded)?;
+        }
+        // A plugin that refused its configuration would be missed for the wrong reason.
+        if notes.is_empty() {
+            self.check_counts()?;
+        }
+        Ok(notes)
+    }
+
+    fn check_counts(&self) -> Result<(), LoadError> {
         let loader = &self.loader;
         loader.check(PluginType::KeyManager, Count::ExactlyOne)?;
         loader.check(PluginType::NodeAttestor, Count::ExactlyOne)?;

@@ -184,7 +184,7 @@ fn the_agent_s_hooks_get_their_flags() {
     let hooks = |run: Box<dyn FnOnce(AgentRunFlags) -> i32>| AgentHooks {
         version: "v".into(),
         run,
-        validate: Box::new(|_| Err("no".into())),
+        validate: Box::new(|_| Err(Invalid::Configuration("no".into()))),
     };
     let run = Box::new(move |flags| {
         *keep.lock().unwrap() = Some(flags);

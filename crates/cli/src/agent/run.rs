@@ -5,6 +5,7 @@ use spire_compat::flag::FlagSet;
 use crate::call::parse;
 use crate::dispatch::{Act, Command, HELP_REQUESTED};
 use crate::env::Env;
+use crate::invalid::{Invalid, report};
 use crate::server::given;
 
 /// The flags of `spire-agent run` and `validate`; `None` where the configuration file decides.
@@ -44,8 +45,8 @@ pub struct AgentHooks {
     pub version: String,
     /// Runs the agent until it is told to stop; gives the exit code. It prints its own errors.
     pub run: Box<dyn FnOnce(AgentRunFlags) -> i32>,
-    /// Loads the configuration, prints nothing. The error says why it is not valid.
-    pub validate: Box<dyn FnOnce(AgentRunFlags) -> Result<(), String>>,
+    /// Checks the configuration, prints nothing.
+    pub validate: Box<dyn FnOnce(AgentRunFlags) -> Result<(), Invalid>>,
 }
 
 pub(super) fn run() -> Command<AgentHooks> {
@@ -69,16 +70,11 @@ pub(super) fn run() -> Command<AgentHooks> {
 
 pub(super) fn validate() -> Command<AgentHooks> {
     let act: Act<AgentHooks> = Box::new(|env, hooks, flags, arguments| {
-        match read(env, &flags, arguments).and_then(|flags| (hooks.validate)(flags)) {
-            Ok(()) => {
-                env.out("SPIRE agent configuration file is valid.\n");
-                0
-            }
-            Err(why) => {
-                env.err(format_args!("SPIRE agent configuration file is invalid: {why}\n"));
-                1
-            }
-        }
+        let checked = match read(env, &flags, arguments) {
+            Ok(flags) => (hooks.validate)(flags),
+            Err(message) => Err(Invalid::Configuration(message)),
+        };
+        report(env, "agent", checked)
     });
     Command {
         path: "validate",

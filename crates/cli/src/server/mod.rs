@@ -22,7 +22,7 @@ use crate::env::Env;
 pub(crate) use bundle_input::{BundleFormat, parse_bundle};
 pub(crate) use healthcheck::{check as check_health, flags as health_flags};
 pub(crate) use run::given;
-pub use run::{Invalid, ServerHooks, ServerRunFlags};
+pub use run::{ServerHooks, ServerRunFlags};
 
 /// Runs `spire-server` with these arguments (without the binary's name), and gives its exit code.
 pub fn server(arguments: &[String], env: &mut Env, hooks: ServerHooks) -> i32 {

@@ -1,12 +1,11 @@
 //! `run` and `validate`: flags here, the work in the binary (cmd/spire-server/cli/run/run.go, validate/validate.go).
 
-use std::collections::BTreeMap;
-
 use spire_compat::flag::{FlagSet, Parsed};
 
 use crate::call::parse;
 use crate::dispatch::{Act, Command, HELP_REQUESTED};
 use crate::env::Env;
+use crate::invalid::{Invalid, report};
 
 /// The flags of `spire-server run` and `validate`; `None` where the configuration file decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,17 +34,6 @@ pub struct ServerHooks {
     pub validate: Box<dyn FnOnce(ServerRunFlags) -> Result<(), Invalid>>,
 }
 
-/// Why a server's configuration is not valid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Invalid {
-    /// It could not be loaded.
-    Configuration(String),
-    /// Its plugins could not be asked.
-    Unchecked(String),
-    /// What plugins say, by plugin. A plugin without notes is not shown.
-    Plugins(BTreeMap<String, Vec<String>>),
-}
-
 pub(super) fn run() -> Command<ServerHooks> {
     let act: Act<ServerHooks> = Box::new(|env, hooks, flags, arguments| match read(env, &flags, arguments) {
         Ok(flags) => (hooks.run)(flags),
@@ -71,7 +59,7 @@ pub(super) fn validate() -> Command<ServerHooks> {
             Ok(flags) => (hooks.validate)(flags),
             Err(message) => Err(Invalid::Configuration(message)),
         };
-        report(env, checked)
+        report(env, "server", checked)
     });
     Command {
         path: "validate",
@@ -81,30 +69,6 @@ pub(super) fn validate() -> Command<ServerHooks> {
         flags: flags("validate"),
         act,
     }
-}
-
-fn report(env: &mut Env, checked: Result<(), Invalid>) -> i32 {
-    match checked {
-        Ok(()) => {
-            env.out("SPIRE server configuration file is valid.\n");
-            return 0;
-        }
-        Err(Invalid::Configuration(why)) => {
-            env.err(format_args!("SPIRE server configuration file is invalid: {why}\n"));
-        }
-        // Without a newline, as the reference.
-        Err(Invalid::Unchecked(why)) => env.err(format_args!("Could not validate configuration file: {why}")),
-        Err(Invalid::Plugins(notes)) => {
-            env.err("SPIRE server configuration file is invalid.\nValidation errors:\n");
-            for (plugin, notes) in notes.iter().filter(|(_, notes)| !notes.is_empty()) {
-                env.err(format_args!("\t{plugin}:\n"));
-                for note in notes {
-                    env.err(format_args!("\t\t{note}\n"));
-                }
-            }
-        }
-    }
-    1
 }
 
 fn flags(name: &'static str) -> FlagSet {

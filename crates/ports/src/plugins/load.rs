@@ -128,9 +128,28 @@ impl Loader {
         self
     }
 
-    /// What the plugin that was loaded last said of its configuration.
-    pub fn take_notes(&mut self) -> Vec<String> {
-        self.notes.as_mut().map(std::mem::take).unwrap_or_default()
+    /// Puts what a plugin said of its configuration into `notes`, under its name as the reference writes it
+    /// (`KeyManager "disk"`), after it was `loaded` or refused its configuration.
+    ///
+    /// # Errors
+    /// Another reason for which it was not loaded.
+    pub fn note(
+        &mut self,
+        notes: &mut BTreeMap<String, Vec<String>>,
+        config: &PluginConfig,
+        loaded: Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let said = match loaded {
+            Err(LoadError::Configure { reason, .. }) => vec![reason],
+            other => {
+                other?;
+                self.notes.as_mut().map(std::mem::take).unwrap_or_default()
+            }
+        };
+        if !said.is_empty() {
+            notes.entry(format!("{} \"{}\"", config.kind, config.name)).or_default().extend(said);
+        }
+        Ok(())
     }
 
     /// Makes one plugin of the type; `None` if it is disabled.

@@ -126,18 +126,10 @@ impl Loaded {
         config: &ServerConfig,
         catalog: &ServerCatalog,
     ) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
-        let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut notes = BTreeMap::new();
         for plugin in &config.plugins {
-            let said = match self.add(plugin, catalog).await {
-                Err(LoadError::Configure { reason, .. }) => vec![reason],
-                other => {
-                    other?;
-                    self.loader.take_notes()
-                }
-            };
-            if !said.is_empty() {
-                notes.entry(format!("{} \"{}\"", plugin.kind, plugin.name)).or_default().extend(said);
-            }
+            let loaded = self.add(plugin, catalog).await;
+            self.loader.note(&mut notes, plugin, loaded)?;
         }
         // A plugin that refused its configuration would be missed for the wrong reason.
         if notes.is_empty() {

@@ -4,12 +4,14 @@ use spire_testkit::{Error, Run, place};
 
 use crate::harness::programs;
 use crate::harness::site::text;
-use crate::harness::{Case, Outcome, SOON, Site};
+use crate::harness::{Case, Need, Outcome, SOON, Site};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case { name: "refusals::server_configuration", needs: &[], run: server_configuration },
         Case { name: "refusals::agent_configuration", needs: &[], run: agent_configuration },
+        Case { name: "refusals::agent_plugins", needs: &[Need::Ours], run: agent_plugins },
+        Case { name: "refusals::misspelt_settings", needs: &[Need::Ours], run: misspelt_settings },
         Case { name: "refusals::servers_that_do_not_start", needs: &[], run: servers_that_do_not_start },
         Case { name: "refusals::server_commands", needs: &[], run: server_commands },
         Case { name: "refusals::commands_without_a_server", needs: &[], run: commands_without_a_server },
@@ -36,6 +38,11 @@ const SERVER_ROWS: &[Row] = &[
     row("log_level = \"INFO\"", "", None),
     row("bind_port = \"8081\"", "", None),
     row("BIND_PORT = 8081", "", None),
+    row(
+        "log_level = \"loud\"",
+        "could not start logger: not a valid logrus Level: \"loud\"",
+        Some((3, "server.log_level")),
+    ),
     row("bogus = 1", "unknown configuration detected", Some((3, "bogus"))),
     row("ca_subject { city = \"x\" }", "unknown configuration detected", Some((3, "city"))),
     row(
@@ -148,6 +155,78 @@ fn check_rows(side: &str, rows: &[Row], file: impl Fn(&str) -> String) -> Outcom
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// `validate` of the agent asks the plugins; SPIRE's does not.
+fn agent_plugins() -> Outcome {
+    let site = Site::new()?;
+    let path = site.path("agent.conf");
+    let validate = |from: &str, to: &str| -> Result<(i32, String), Error> {
+        let good = "agent {\n trust_domain = \"example.org\" data_dir = \"d\" server_address = \"a\" server_port = 1\n \
+                    insecure_bootstrap = true\n}\nplugins {\n KeyManager \"memory\" {}\n NodeAttestor \"join_token\" {}\n \
+                    WorkloadAttestor \"unix\" {}\n}\n";
+        assert!(good.contains(from), "{from}");
+        place::write(&path, &good.replace(from, to))?;
+        let args = ["validate", "-config", text(&path)];
+        let output = Run::new(&site.agent_programs.agent()).args(&args).output()?;
+        Ok((output.code, output.stderr))
+    };
+    let (code, said) = validate("\"memory\"", "\"memory\"")?;
+    assert_eq!(code, 0, "{said}");
+    for (from, to, said) in [
+        (
+            "\"unix\"",
+            "\"unics\"",
+            "Could not validate configuration file: failed to load plugin \"unics\": no built-in",
+        ),
+        (" WorkloadAttestor \"unix\" {}\n", "", "plugin type \"WorkloadAttestor\" constraint not satisfied"),
+        (
+            "KeyManager \"memory\" {}",
+            "KeyManager \"disk\" {}",
+            "KeyManager \"disk\":\n\t\trpc error: code = InvalidArgument",
+        ),
+        (
+            "KeyManager \"memory\" {}",
+            "KeyManager \"memory\" { plugin_data { keys_path = \"x\" } }",
+            "KeyManager \"memory\":\n\t\tno supported configuration interface found\n",
+        ),
+    ] {
+        let (code, found) = validate(from, to)?;
+        assert!(code == 1 && found.contains(said), "{to}: {found}");
+    }
+    Ok(())
+}
+
+/// A key that no plugin knows is ignored as in SPIRE, and named; what a plugin refuses says where it stands.
+fn misspelt_settings() -> Outcome {
+    let mut site = Site::new()?;
+    let store =
+        format!("database_type = \"sqlite3\"\nconnection_string = \"{}\"", text(&site.path("db.sqlite3")));
+    site.server.datastore = Some(format!("{store}\nmax_open_con = 5"));
+    site.server.plugins = "NodeAttestor \"http_challenge\" { plugin_data {\n tofo = true\n} }\n".to_owned();
+    let server = site.start_server()?;
+    let lines = server.lines();
+    for (key, plugin) in [("max_open_con", "sql"), ("tofo", "http_challenge")] {
+        let parts = [
+            "level=warning",
+            "Unknown key in plugin_data",
+            &format!("key={key}"),
+            &format!("plugin_name={plugin}"),
+            "position=",
+        ];
+        assert!(lines.iter().any(|line| parts.iter().all(|part| line.contains(part))), "{key}: {lines:?}");
+    }
+    drop(server);
+    site.server.key_manager = "memory";
+    site.server.plugins = "CredentialComposer \"uniqueid\" { plugin_data { a = 1 } }\n".to_owned();
+    let mut server = site.spawn_server()?;
+    let line = server.wait_after(0, &["Failed to configure plugin", "uniqueid"], SOON)?;
+    for part in
+        ["no supported configuration interface found", "server.conf:", "plugins.CredentialComposer.uniqueid"]
+    {
+        assert!(line.contains(part), "{line}");
+    }
+    Ok(())
 }
 
 fn servers_that_do_not_start() -> Outcome {

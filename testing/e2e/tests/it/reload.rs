@@ -75,6 +75,17 @@ fn server() -> Outcome {
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.contains("trust_domain=\"example_org\"").then_some(())
     })?;
+
+    // What was not taken over still is not, whatever else changes; until the file says again what is in force.
+    site.server.lines.push("max_attested_node_info_staleness = \"1s\"".to_owned());
+    let line = reload(&site, &mut server)?;
+    for part in ["server.ca_ttl", "server.max_attested_node_info_staleness"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    site.server.lines.retain(|line| !line.contains("ca_ttl") && !line.contains("staleness"));
+    site.server.lines.retain(|line| !line.contains("log_level"));
+    let line = reload(&site, &mut server)?;
+    assert!(line.contains("server.log_level") && !line.contains("needs_restart"), "{line}");
     Ok(())
 }
 
