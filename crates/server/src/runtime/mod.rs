@@ -360,21 +360,32 @@ async fn serve(
     tasks.spawn_until_stopped("reconfigurer", reconfigure_on_signal(plugins));
     background.start(&mut tasks);
     tasks.spawn("federation", federating.run(tasks.stop().clone()));
-    // The listeners end with the tasks, and the tasks with the listeners.
-    let (stop, stop_tasks) = (stop.child_token(), tasks.stop().clone());
-    let listeners = async {
-        let served = listen::serve(config, api, identity, svid, authorities, ready, stop.clone()).await;
+    let stop = stop.child_token();
+    let listeners = listen::serve(config, api, identity, svid, authorities, ready, stop.clone());
+    end_together(Box::pin(listeners), &stop, tasks).await
+}
+
+/// Waits for the listeners and the tasks. The tasks end with the listeners, which `stop` ends, and these with the first task
+/// that panics.
+async fn end_together(
+    listeners: impl Future<Output = Result<(), ListenError>>,
+    stop: &CancellationToken,
+    mut tasks: Tasks,
+) -> Result<(), RunError> {
+    let stop_tasks = tasks.stop().clone();
+    let listening = async {
+        let served = listeners.await;
         stop_tasks.cancel();
         served
     };
-    let running = async {
-        let ran = tasks.ended().await;
+    let working = async {
+        let worked = tasks.ended().await;
         stop.cancel();
-        ran
+        worked
     };
-    let (served, ran) = tokio::join!(Box::pin(listeners), running);
+    let (served, worked) = tokio::join!(listening, working);
     served?;
-    ran
+    worked
 }
 
 /// Listens for OIDC discovery, if there is to be any.

@@ -168,7 +168,7 @@ fn agent_plugins() -> Outcome {
         assert!(good.contains(from), "{from}");
         place::write(&path, &good.replace(from, to))?;
         let args = ["validate", "-config", text(&path)];
-        let output = Run::new(&site.agent_programs.agent()).args(&args).output()?;
+        let output = Run::new(site.agent_programs.agent()).args(&args).output()?;
         Ok((output.code, output.stderr))
     };
     let (code, said) = validate("\"memory\"", "\"memory\"")?;
@@ -219,7 +219,7 @@ fn misspelt_settings() -> Outcome {
     drop(server);
     site.server.key_manager = "memory";
     site.server.plugins = "CredentialComposer \"uniqueid\" { plugin_data { a = 1 } }\n".to_owned();
-    let mut server = site.spawn_server()?;
+    let server = site.spawn_server()?;
     let line = server.wait_after(0, &["Failed to configure plugin", "uniqueid"], SOON)?;
     for part in
         ["no supported configuration interface found", "server.conf:", "plugins.CredentialComposer.uniqueid"]
