@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -43,6 +43,10 @@ impl Clock for FakeClock {
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     pub(crate) rows: Mutex<Rows>,
+    /// While true, what was read or written is not answered by the calls that use [`MemoryStore::answered`].
+    pub(crate) silent: tokio::sync::watch::Sender<bool>,
+    /// How many calls wait for that or got through.
+    pub(crate) asked: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -83,6 +87,12 @@ impl MemoryStore {
     fn rows(&self) -> Result<parking_lot::MutexGuard<'_, Rows>> {
         let rows = self.rows.lock();
         if rows.broken { Err(Error::Unavailable("database is locked".into())) } else { Ok(rows) }
+    }
+
+    async fn answered<T>(&self, answer: Result<T>) -> Result<T> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.silent.subscribe().wait_for(|silent| !silent).await.unwrap();
+        answer
     }
 
     /// A write of another server: the view is not told.
@@ -134,6 +144,21 @@ fn node_matches(node: &Node, filter: &NodeFilter) -> bool {
 }
 
 impl Rows {
+    fn update_node(&mut self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>> {
+        let node = self.nodes.iter_mut().find(|n| n.spiffe_id == *id).ok_or(Error::NotFound)?;
+        let update = update.clone();
+        node.serial_number = update.serial_number.unwrap_or_else(|| node.serial_number.clone());
+        node.expires_at = update.expires_at.unwrap_or(node.expires_at);
+        node.new_serial_number = update.new_serial_number.unwrap_or_else(|| node.new_serial_number.clone());
+        node.new_expires_at = update.new_expires_at.unwrap_or(node.new_expires_at);
+        node.can_reattest = update.can_reattest.unwrap_or(node.can_reattest);
+        node.agent_version = update.agent_version.unwrap_or_else(|| node.agent_version.clone());
+        // As the port allows: the answer to an update comes without selectors.
+        let value = Node { selectors: Selectors::default(), ..node.clone() };
+        let event = self.node_event(id);
+        Ok(Written { value, event })
+    }
+
     fn bundle(&mut self, trust_domain: &TrustDomain) -> Result<&mut Bundle> {
         self.bundles.iter_mut().find(|b| b.trust_domain == *trust_domain).ok_or(Error::NotFound)
     }
@@ -157,7 +182,9 @@ fn revoke(keys: &mut Vec<JwtAuthority>, kid: &str) -> Result<JwtAuthority> {
 #[async_trait]
 impl Bundles for MemoryStore {
     async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>> {
-        Ok(self.rows()?.bundles.iter().find(|b| b.trust_domain == *trust_domain).cloned())
+        let found =
+            self.rows().map(|rows| rows.bundles.iter().find(|b| b.trust_domain == *trust_domain).cloned());
+        self.answered(found).await
     }
     async fn bundle_list(&self, paging: Option<&Paging>) -> Result<Page<Bundle>> {
         page(self.rows()?.bundles.iter().cloned(), paging)
@@ -343,7 +370,10 @@ impl Nodes for MemoryStore {
         Ok(found.map(|node| Node { selectors: Selectors::default(), ..node }))
     }
     async fn nodes_fetch(&self, ids: &[SpiffeId]) -> Result<Vec<Node>> {
-        Ok(self.rows()?.nodes.iter().filter(|n| ids.contains(&n.spiffe_id)).cloned().collect())
+        let found = self
+            .rows()
+            .map(|rows| rows.nodes.iter().filter(|n| ids.contains(&n.spiffe_id)).cloned().collect());
+        self.answered(found).await
     }
     async fn node_list(&self, filter: &NodeFilter, paging: Option<&Paging>) -> Result<Page<Node>> {
         page(self.rows()?.nodes.iter().filter(|n| node_matches(n, filter)).cloned(), paging)
@@ -352,19 +382,8 @@ impl Nodes for MemoryStore {
         Ok(self.rows()?.nodes.iter().filter(|n| node_matches(n, filter)).count() as u32)
     }
     async fn node_update(&self, id: &SpiffeId, update: &NodeUpdate) -> Result<Written<Node>> {
-        let mut rows = self.rows()?;
-        let node = rows.nodes.iter_mut().find(|n| n.spiffe_id == *id).ok_or(Error::NotFound)?;
-        let update = update.clone();
-        node.serial_number = update.serial_number.unwrap_or_else(|| node.serial_number.clone());
-        node.expires_at = update.expires_at.unwrap_or(node.expires_at);
-        node.new_serial_number = update.new_serial_number.unwrap_or_else(|| node.new_serial_number.clone());
-        node.new_expires_at = update.new_expires_at.unwrap_or(node.new_expires_at);
-        node.can_reattest = update.can_reattest.unwrap_or(node.can_reattest);
-        node.agent_version = update.agent_version.unwrap_or_else(|| node.agent_version.clone());
-        // As the port allows: the answer to an update comes without selectors.
-        let value = Node { selectors: Selectors::default(), ..node.clone() };
-        let event = rows.node_event(id);
-        Ok(Written { value, event })
+        let written = self.rows().and_then(|mut rows| rows.update_node(id, update));
+        self.answered(written).await
     }
     async fn node_delete(&self, id: &SpiffeId) -> Result<Written<Node>> {
         let mut rows = self.rows()?;

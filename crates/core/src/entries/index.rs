@@ -11,8 +11,8 @@ use crate::model::EntryId;
 use crate::spiffe::{Selector, Selectors, SpiffeId, TrustDomain};
 use crate::time::Timestamp;
 
-/// Deleted entries whose last event is remembered, so that a late delta does not bring them back. Writers
-/// race for microseconds, so a few thousand writes are far more than can be in flight.
+/// Deleted entries, and as many removed agents, whose last event is remembered, so that a late delta does not bring them
+/// back. Writers race for microseconds, so a few thousand writes are far more than can be in flight.
 const TOMBSTONES_MAX: usize = 4096;
 
 type Records<P> = Table<Arc<Record<P>>>;
@@ -24,6 +24,8 @@ pub struct AgentRecord {
     pub selectors: Selectors,
     /// When its SVID expires.
     pub expires_at: Timestamp,
+    /// Serial number of the SVID that it uses, decimal.
+    pub serial_number: Box<str>,
     /// The write that the record comes from.
     pub event: u64,
 }
@@ -42,7 +44,8 @@ pub struct Index<P> {
     /// Identities of entries that are parents of entries too. They are few, and a walk has to go on below these only.
     inner: Table<SpiffeId>,
     agents: Table<Arc<(SpiffeId, AgentRecord)>>,
-    tombstones: Table<(EntryId, u64)>,
+    deleted: Tombstones<EntryId>,
+    removed_agents: Tombstones<SpiffeId>,
     hasher: RandomState,
 }
 
@@ -57,7 +60,8 @@ impl<P> Index<P> {
             aliases: Table::new(),
             inner: Table::new(),
             agents: Table::new(),
-            tombstones: Table::new(),
+            deleted: Tombstones::new(),
+            removed_agents: Tombstones::new(),
             hasher: RandomState::new(),
         }
     }
@@ -108,7 +112,7 @@ impl<P> Index<P> {
         }
         self.unlink(&record.id);
         let id = self.hash(&record.id);
-        self.tombstones.remove(id, |(other, _)| *other == record.id);
+        self.deleted.clear(id, &record.id);
         let shared = self.children(&record.parent_id).next().map(|sibling| sibling.parent_id.clone());
         record.parent_id = shared.unwrap_or(record.parent_id);
         let identity = self.hash(&record.spiffe_id);
@@ -133,28 +137,30 @@ impl<P> Index<P> {
         if self.last_event(id).is_some_and(|last| last > event) {
             return false;
         }
-        if self.tombstones.len() >= TOMBSTONES_MAX {
-            self.drop_old_tombstones();
-        }
-        let hash = self.hash(id);
-        self.tombstones.remove(hash, |(other, _)| other == id);
-        self.tombstones.insert(hash, (id.clone(), event));
+        self.deleted.set(&self.hasher, id, event);
         self.unlink(id)
     }
 
-    /// Puts an agent in, unless a later write of it is here.
+    /// Puts an agent in, unless a later write of it is here. Returns whether it was put in.
     pub fn upsert_agent(&mut self, id: SpiffeId, agent: AgentRecord) -> bool {
-        if self.agent(&id).is_some_and(|known| known.event > agent.event) {
+        if self.last_agent_event(&id).is_some_and(|last| last > agent.event) {
             return false;
         }
-        self.remove_agent(&id);
-        self.agents.insert(self.hash(&id), Arc::new((id, agent)));
+        let hash = self.hash(&id);
+        self.removed_agents.clear(hash, &id);
+        self.agents.remove(hash, |known| known.0 == id);
+        self.agents.insert(hash, Arc::new((id, agent)));
         true
     }
 
-    /// Takes an agent out.
-    pub fn remove_agent(&mut self, id: &SpiffeId) -> bool {
-        self.agents.remove(self.hash(id), |agent| agent.0 == *id).is_some()
+    /// Takes an agent out, known or not, unless a later write of it is here. Returns whether there is no later one.
+    pub fn remove_agent(&mut self, id: &SpiffeId, event: u64) -> bool {
+        if self.last_agent_event(id).is_some_and(|last| last > event) {
+            return false;
+        }
+        self.removed_agents.set(&self.hasher, id, event);
+        self.agents.remove(self.hash(id), |agent| agent.0 == *id);
+        true
     }
 
     /// What is known of an agent.
@@ -239,8 +245,11 @@ impl<P> Index<P> {
     }
 
     fn last_event(&self, id: &EntryId) -> Option<u64> {
-        let tombstone = || self.tombstones.find(self.hash(id), |(other, _)| other == id);
-        self.record(id).map(|r| r.event).or_else(|| tombstone().map(|(_, event)| *event))
+        self.record(id).map(|r| r.event).or_else(|| self.deleted.event(self.hash(id), id))
+    }
+
+    fn last_agent_event(&self, id: &SpiffeId) -> Option<u64> {
+        self.agent(id).map(|a| a.event).or_else(|| self.removed_agents.event(self.hash(id), id))
     }
 
     /// The selector of an alias that the fewest other aliases are kept under, so that a selector which all
@@ -274,14 +283,41 @@ impl<P> Index<P> {
             self.inner.remove(hash, |other| other == id);
         }
     }
+}
 
-    fn drop_old_tombstones(&mut self) {
-        let mut kept: Vec<(EntryId, u64)> = self.tombstones.iter().cloned().collect();
+/// The last events of what is gone.
+#[derive(Clone, Debug)]
+struct Tombstones<K>(Table<(K, u64)>);
+
+impl<K: Clone + Eq + Hash> Tombstones<K> {
+    fn new() -> Self {
+        Self(Table::new())
+    }
+
+    fn event(&self, hash: u64, key: &K) -> Option<u64> {
+        self.0.find(hash, |(other, _)| other == key).map(|(_, event)| *event)
+    }
+
+    fn clear(&mut self, hash: u64, key: &K) {
+        self.0.remove(hash, |(other, _)| other == key);
+    }
+
+    fn set(&mut self, hasher: &RandomState, key: &K, event: u64) {
+        if self.0.len() >= TOMBSTONES_MAX {
+            self.drop_old(hasher);
+        }
+        let hash = hasher.hash_one(key);
+        self.clear(hash, key);
+        self.0.insert(hash, (key.clone(), event));
+    }
+
+    fn drop_old(&mut self, hasher: &RandomState) {
+        let mut kept: Vec<(K, u64)> = self.0.iter().cloned().collect();
         kept.sort_unstable_by_key(|(_, event)| std::cmp::Reverse(*event));
         kept.truncate(TOMBSTONES_MAX / 2);
-        self.tombstones = Table::new();
-        for (id, event) in kept {
-            self.tombstones.insert(self.hash(&id), (id, event));
+        self.0 = Table::new();
+        for (key, event) in kept {
+            self.0.insert(hasher.hash_one(&key), (key, event));
         }
     }
 }

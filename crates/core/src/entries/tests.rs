@@ -26,7 +26,16 @@ fn entry(name: &str, parent: &str, spiffe: &str, wants: &[&str]) -> Entry {
 }
 
 fn agent(values: &[&str]) -> AgentRecord {
-    AgentRecord { selectors: selectors(values), expires_at: Timestamp::EPOCH, event: 1 }
+    agent_at(1, values)
+}
+
+fn agent_at(event: u64, values: &[&str]) -> AgentRecord {
+    AgentRecord {
+        selectors: selectors(values),
+        expires_at: Timestamp::EPOCH,
+        serial_number: "1".into(),
+        event,
+    }
 }
 
 fn seen(index: &Index<()>, agent: &str) -> Vec<String> {
@@ -72,6 +81,21 @@ fn an_alias_applies_to_agents_that_have_all_its_selectors() {
     index.upsert_agent(id(B), agent(&["cluster"]));
     assert_eq!(seen(&index, A), ["w"]);
     assert_eq!(seen(&index, B), [""; 0]);
+}
+
+#[test]
+fn the_latest_write_of_an_agent_counts_in_whatever_order_they_come() {
+    let mut index = index(&[]);
+    assert!(index.upsert_agent(id(A), agent_at(3, &["x"])));
+    assert!(!index.remove_agent(&id(A), 2), "it was attested again since");
+    assert!(index.agent(&id(A)).is_some());
+    assert!(index.remove_agent(&id(A), 4));
+    assert!(!index.upsert_agent(id(A), agent_at(3, &["x"])), "it was removed since");
+    assert!(index.agent(&id(A)).is_none());
+    assert!(index.upsert_agent(id(A), agent_at(5, &["x"])));
+    assert!(index.agent(&id(A)).is_some());
+    assert!(index.remove_agent(&id(B), 6), "one that was never known");
+    assert!(!index.upsert_agent(id(B), agent_at(5, &["x"])));
 }
 
 #[test]

@@ -271,7 +271,7 @@ impl LiveEntries {
                 for (id, event) in batch {
                     match nodes.iter().find(|node| node.spiffe_id == *id) {
                         Some(node) => put_node(next, changes, node, *event),
-                        None => super::load::remove_agent(next, changes, id),
+                        None => super::load::remove_agent(next, changes, id, *event),
                     }
                 }
             });

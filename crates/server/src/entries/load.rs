@@ -154,7 +154,7 @@ impl LiveEntries {
                 .filter(|(id, known)| known.event <= event && !stored.contains(id))
                 .map(|(id, _)| id.clone())
                 .collect();
-            gone.iter().for_each(|id| remove_agent(next, changes, id));
+            gone.iter().for_each(|id| remove_agent(next, changes, id, event));
         });
         Ok(())
     }
@@ -167,7 +167,12 @@ fn consistency(event: EventId) -> Consistency {
 
 /// What the view keeps of a node.
 pub(super) fn agent_record(node: &Node, event: EventId) -> AgentRecord {
-    AgentRecord { selectors: node.selectors.clone(), expires_at: expiry(node), event }
+    AgentRecord {
+        selectors: node.selectors.clone(),
+        expires_at: expiry(node),
+        serial_number: node.serial_number.clone(),
+        event,
+    }
 }
 
 /// When the last SVID of an agent expires.
@@ -180,8 +185,9 @@ pub(super) fn same_agent(known: Option<&AgentRecord>, node: &Node) -> bool {
     known.is_some_and(|known| known.selectors == node.selectors)
 }
 
-/// An agent that the store does not have any more.
-pub(super) fn remove_agent(view: &mut View, changes: &super::Changes, id: &SpiffeId) {
-    view.remove_agent(id);
-    changes.end(id);
+/// An agent that the store did not have any more as of `event`, unless it was attested again since.
+pub(super) fn remove_agent(view: &mut View, changes: &super::Changes, id: &SpiffeId, event: EventId) {
+    if view.remove_agent(id, event) {
+        changes.end(id);
+    }
 }

@@ -6,6 +6,7 @@ use prost::Message;
 use spire_core::model::{Attributes, Entry, EntryId, EntryMask, Node, NodeUpdate};
 use spire_core::spiffe::{Selector, Selectors, SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
+use spire_ports::datastore::Nodes as _;
 use spire_telemetry::InMem;
 use spire_wire::api::types;
 
@@ -290,6 +291,30 @@ async fn a_ban_ends_streams_wherever_it_was_made() {
     assert_eq!(woken(&live, &b).await, Some(Wake::Ended));
     drop((a, b));
     assert_eq!(live.changes().stream_count(), 0);
+}
+
+/// The row of another server's eviction is read, and the agent attests again before that is taken in.
+#[tokio::test]
+async fn an_agent_that_attests_again_is_not_lost_to_its_removal() {
+    let store = MemoryStore::new();
+    let live = load(&store).await;
+    live.attest_node(&node(A, &["x"])).await.unwrap();
+    store.node_delete(&id(A)).await.unwrap();
+    store.silent.send_replace(true);
+    let catching_up = tokio::spawn({
+        let live = live.clone();
+        async move { live.catch_up().await }
+    });
+    let asked = store.asked.load(std::sync::atomic::Ordering::Relaxed);
+    while store.asked.load(std::sync::atomic::Ordering::Relaxed) == asked {
+        tokio::task::yield_now().await;
+    }
+    live.attest_node(&node(A, &["x"])).await.unwrap();
+    let stream = open(&live, A);
+    store.silent.send_replace(false);
+    catching_up.await.unwrap().unwrap();
+    assert!(live.view().agent(&id(A)).is_some());
+    assert_ne!(woken(&live, &stream).await, Some(Wake::Ended));
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ impl LiveEntries {
             self.take_all(batch.iter());
             for entry in &batch {
                 tracing::info!(
+                    subsystem_name = "sql",
                     spiffe_id = %entry.value.spiffe_id,
                     parent_id = %entry.value.parent_id,
                     entry_id = %entry.value.id,
@@ -127,7 +128,7 @@ impl LiveEntries {
         let written = self.store.node_delete(id).await?;
         self.apply(|next, writer, changes| {
             remember(&mut writer.own_node_events, written.event);
-            remove_agent(next, changes, id);
+            remove_agent(next, changes, id, written.event);
         });
         self.look_now();
         Ok(written.value)
@@ -143,11 +144,24 @@ impl LiveEntries {
         include_non_reattestable: bool,
         limit: u32,
     ) -> Result<usize> {
-        let pruned = self.store.nodes_prune(expired_before, include_non_reattestable, limit).await?;
-        self.apply(|next, writer, changes| {
-            for written in &pruned {
-                remember(&mut writer.own_node_events, written.event);
-                remove_agent(next, changes, &written.value);
+        let mut pruned = 0;
+        loop {
+            let batch = self.store.nodes_prune(expired_before, include_non_reattestable, batch_size).await?;
+            self.apply(|next, writer, changes| {
+                for written in &batch {
+                    remember(&mut writer.own_node_events, written.event);
+                    remove_agent(next, changes, &written.value, written.event);
+                }
+            });
+            for node in &batch {
+                tracing::info!(agent_id = %node.value, "Pruned an expired agent");
+            }
+            pruned += batch.len();
+            if batch.len() < batch_size as usize {
+                if pruned > 0 {
+                    self.look_now();
+                }
+                return Ok(pruned);
             }
         });
         for node in &pruned {
@@ -192,7 +206,7 @@ impl LiveEntries {
 /// Puts a node in as an agent, or takes it out if it is banned.
 pub(super) fn put_node(view: &mut View, changes: &Changes, node: &Node, event: EventId) {
     if node.is_banned() {
-        remove_agent(view, changes, &node.spiffe_id);
+        remove_agent(view, changes, &node.spiffe_id, event);
         return;
     }
     let same = same_agent(view.agent(&node.spiffe_id), node);
