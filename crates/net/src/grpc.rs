@@ -20,7 +20,7 @@ mod aged;
 mod unix;
 
 pub use aged::serve_aged;
-pub use unix::serve_unix;
+pub use unix::{serve_unix, time_limit};
 
 /// Largest message that is received, either side: grpc-go's default. Generated services have the same
 /// default; say it where another is wanted.

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod entries;
 pub mod federation;
+mod outage;
 pub(crate) mod push;
 pub mod runtime;
 

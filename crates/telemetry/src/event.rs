@@ -30,6 +30,8 @@ pub(crate) enum Value {
     Wide(i128),
     Float(f64),
     Bool(bool),
+    /// Shown by its name in text, and as the number in JSON.
+    Named(i64, &'static str),
     Special(Logged),
 }
 
@@ -39,6 +41,7 @@ impl From<Scalar> for Value {
             Scalar::Text(text) => Self::Text(text.into_owned()),
             Scalar::Integer(number) => Self::Signed(number),
             Scalar::Bool(value) => Self::Bool(value),
+            Scalar::Named(number, name) => Self::Named(number, name),
         }
     }
 }

@@ -130,6 +130,7 @@ impl Formatter {
             Value::Special(Logged::Nil) => out.extend_from_slice(b"null"),
             // They became fields of their own.
             Value::Special(Logged::Fields(_)) => gotext::json_string(out, &value.to_text()),
+            Value::Named(number, _) => out.extend_from_slice(number.to_string().as_bytes()),
             Value::Signed(_) | Value::Unsigned(_) | Value::Wide(_) | Value::Bool(_) => {
                 out.extend_from_slice(value.to_text().as_bytes());
             }
@@ -143,6 +144,7 @@ impl Value {
         match self {
             Self::Text(text) => text.clone(),
             Self::Signed(number) => number.to_string(),
+            Self::Named(_, name) => (*name).to_owned(),
             Self::Unsigned(number) => number.to_string(),
             Self::Wide(number) => number.to_string(),
             Self::Float(number) => gotext::float(*number),

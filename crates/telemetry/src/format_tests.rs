@@ -21,6 +21,18 @@ fn entry(level: Level, message: &str, fields: Vec<(&'static str, Value)>) -> Ent
     }
 }
 
+#[test]
+fn a_number_with_a_name() {
+    let line = |format| {
+        let entry = entry(Level::Info, "m", vec![("status_code", Value::Named(3, "InvalidArgument"))]);
+        let mut out = Vec::new();
+        formatter(format, false).line(&mut out, &entry);
+        String::from_utf8(out).unwrap()
+    };
+    assert!(line(LogFormat::Json).contains(r#""status_code":3,"#));
+    assert!(line(LogFormat::Default).contains(" status_code=InvalidArgument"));
+}
+
 fn text(value: &str) -> Value {
     Value::Text(value.to_owned())
 }

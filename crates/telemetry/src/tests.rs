@@ -123,6 +123,14 @@ fn values_of_special_kinds() {
 }
 
 #[test]
+fn numbers_with_names() {
+    let code = || Logged::Fields(vec![("status_code".into(), spire_ports::observe::Scalar::Named(3, "Bad"))]);
+    let capture = Capture::new(Level::Info);
+    with_default(capture.subscriber(), || tracing::info!(fields = code().value(), "m"));
+    assert_eq!(capture.lines(), ["level=info msg=m status_code=Bad"]);
+}
+
+#[test]
 fn source_location() {
     let capture = Capture::new(Level::Info).with_source_location();
     with_default(capture.subscriber(), || tracing::info!(file = "mine", "m"));

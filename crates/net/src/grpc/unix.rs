@@ -139,7 +139,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let within = deadline(request.headers());
+        let within = time_limit(request.headers());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
         let answer = self.routes.clone().call(request);
@@ -154,7 +154,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 }
 
 /// What the client says it waits for an answer (gRPC over HTTP/2: Timeout), where it says it well.
-fn deadline(headers: &HeaderMap) -> Option<Duration> {
+pub fn time_limit(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -178,13 +178,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_are_read() {
+    fn time_limits_are_read() {
         let read = |value: &'static [u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", HeaderValue::from_bytes(value).expect("a value"));
-            deadline(&headers)
+            time_limit(&headers)
         };
-        assert_eq!(deadline(&HeaderMap::new()), None);
+        assert_eq!(time_limit(&HeaderMap::new()), None);
         assert_eq!(read(b"20S"), Some(Duration::from_secs(20)));
         assert_eq!(read(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         assert_eq!(read(b"2M"), Some(Duration::from_secs(120)));

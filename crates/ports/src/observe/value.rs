@@ -34,6 +34,8 @@ pub enum Scalar {
     Integer(i64),
     /// True or false.
     Bool(bool),
+    /// A number that has a name, such as the code of a status: the name in text, the number in JSON.
+    Named(i64, &'static str),
 }
 
 impl From<String> for Scalar {
@@ -72,6 +74,7 @@ impl fmt::Display for Scalar {
             Self::Text(text) => f.write_str(text),
             Self::Integer(number) => number.fmt(f),
             Self::Bool(value) => value.fmt(f),
+            Self::Named(_, name) => f.write_str(name),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Audit {
     /// The call failed.
     pub(super) fn failure(&self, status: &Status) {
         if self.enabled {
-            emit(self.fields.lock().clone(), Some((code_name(status.code()), status.message())));
+            emit(self.fields.lock().clone(), Some((status.code(), status.message())));
         }
     }
 
@@ -62,17 +62,18 @@ impl Audit {
         if !self.enabled {
             return;
         }
-        let failure =
-            (status.code != 0).then(|| (code_name(Code::from_i32(status.code)), status.message.as_str()));
+        let failure = (status.code != 0).then(|| (Code::from_i32(status.code), status.message.as_str()));
         emit(fields(), failure);
     }
 }
 
-fn emit(fields: Fields, failure: Option<(&str, &str)>) {
+fn emit(mut fields: Fields, failure: Option<(Code, &str)>) {
+    if let Some((code, _)) = failure {
+        fields.push(("status_code".into(), Scalar::Named(i32::from(code).into(), code_name(code))));
+    }
     tracing::info!(
         r#type = "audit",
         status = if failure.is_some() { "error" } else { "success" },
-        status_code = failure.map(|(code, _)| code),
         status_message = failure.map(|(_, message)| message),
         fields = Logged::Fields(fields).value(),
         "API accessed"

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use spire_core::authority::Kind;
 use spire_core::spiffe::{Bundle, TrustDomain};
 use spire_ports::datastore::{self, DeleteMode};
+use spire_ports::observe::Scalar;
 use spire_wire::api::server::bundle::v1 as wire;
 use spire_wire::api::types;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::audit::Fields;
-use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamPublisher, PATIENCE, no_answer};
+use super::caller::{AdminCaller, AdminOrAgentCaller, AnyCaller, DownstreamPublisher};
 use super::convert::{
     bundle, bundle_fields, bundle_mask, bundle_to_wire, hash, jwt_authorities, jwt_authority_fields,
     jwt_key_to_wire, paging, wit_authorities, wit_key_to_wire, x509_authorities, x509_authority_fields,
@@ -20,6 +23,7 @@ use super::convert::{
 use super::limits::Bucket;
 use super::route::{Call, Route, unary};
 use super::status::{self, Context, fail, fail_with, store_code};
+use crate::outage::patiently;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -59,7 +63,10 @@ async fn own_bundle(
     call.audit.add("trust_domain_id", call.api.trust_domain().name().to_owned());
     let bundle = call
         .api
-        .own_bundle()
+        .deps
+        .authorities
+        .bundle_changes()
+        .fresh()
         .await
         .map_err(|e| fail_with(Code::Internal, "failed to fetch bundle", e))?
         .ok_or_else(|| fail(Code::NotFound, "bundle not found"))?;
@@ -191,41 +198,56 @@ async fn federated(
     Ok(bundle_to_wire(&bundle, request.output_mask.as_ref()))
 }
 
-/// Bundles of federated trust domains as they were read last, for when the datastore is away.
-pub(super) type KnownBundles = Mutex<BTreeMap<TrustDomain, Bundle>>;
+/// Bundles of federated trust domains as they were read last: for [`KNOWN_FRESH`], and for when the datastore is away.
+pub(super) type KnownBundles = Mutex<BTreeMap<TrustDomain, KnownBundle>>;
 
 /// How many of them are kept: each is some KiB, and few trust domains federate with more.
 const KNOWN_BUNDLES_MAX: usize = 1000;
 
+/// As the reference's cache does (pkg/server/cache/dscache).
+const KNOWN_FRESH: Duration = Duration::from_secs(1);
+
+/// A bundle as it was read last.
+pub(super) struct KnownBundle {
+    bundle: Arc<Bundle>,
+    read: Instant,
+    /// Has changed if some bundle was written by this server since.
+    written: watch::Receiver<()>,
+}
+
+impl KnownBundle {
+    fn is_fresh(&self) -> bool {
+        self.read.elapsed() < KNOWN_FRESH && self.written.has_changed().is_ok_and(|changed| !changed)
+    }
+}
+
 /// A federated bundle as it is stored, or as it was when the datastore could last be asked: agents go on with what
 /// they have, and those that come anew get the same.
-async fn known_bundle(call: &Call, trust_domain: &TrustDomain) -> datastore::Result<Option<Bundle>> {
-    let known = &call.api.known_bundles;
-    let is_known = known.lock().contains_key(trust_domain);
-    let fetched = call.store().bundle_fetch(trust_domain);
-    let fetched = if is_known {
-        tokio::time::timeout(PATIENCE, fetched).await.unwrap_or_else(|_| Err(no_answer()))
-    } else {
-        fetched.await
+async fn known_bundle(call: &Call, trust_domain: &TrustDomain) -> datastore::Result<Option<Arc<Bundle>>> {
+    let all = &call.api.known_bundles;
+    let known = all.lock().get(trust_domain).map(|known| (known.bundle.clone(), known.is_fresh()));
+    let known = match known {
+        Some((bundle, true)) => return Ok(Some(bundle)),
+        Some((bundle, false)) => Some(bundle),
+        None => None,
     };
-    match fetched {
-        Ok(Some(bundle)) => {
-            let mut known = known.lock();
-            if known.len() < KNOWN_BUNDLES_MAX || known.contains_key(trust_domain) {
-                known.insert(trust_domain.clone(), bundle.clone());
-            }
-            Ok(Some(bundle))
-        }
+    // A write during the read must count as later.
+    let written = call.api.deps.live.changes().bundles();
+    let bundle = match patiently(known.is_some(), call.store().bundle_fetch(trust_domain)).await {
+        Ok(Some(bundle)) => Arc::new(bundle),
         Ok(None) => {
-            known.lock().remove(trust_domain);
-            Ok(None)
+            all.lock().remove(trust_domain);
+            return Ok(None);
         }
-        Err(error @ datastore::Error::Unavailable(_)) => {
-            let bundle = known.lock().get(trust_domain).cloned();
-            bundle.map(Some).ok_or(error)
-        }
-        Err(error) => Err(error),
+        Err(error @ datastore::Error::Unavailable(_)) => return known.map(Some).ok_or(error),
+        Err(error) => return Err(error),
+    };
+    let mut all = all.lock();
+    if all.len() < KNOWN_BUNDLES_MAX || all.contains_key(trust_domain) {
+        let known = KnownBundle { bundle: bundle.clone(), read: Instant::now(), written };
+        all.insert(trust_domain.clone(), known);
     }
+    Ok(Some(bundle))
 }
 
 async fn batch_create(
@@ -319,9 +341,9 @@ async fn batch_delete(
     request: wire::BatchDeleteFederatedBundleRequest,
 ) -> Result<wire::BatchDeleteFederatedBundleResponse, Status> {
     let (mode, mode_name) = match request.mode {
-        0 => (DeleteMode::Restrict, "RESTRICT"),
-        1 => (DeleteMode::Delete, "DELETE"),
-        2 => (DeleteMode::Dissociate, "DISSOCIATE"),
+        0 => (DeleteMode::Restrict, Scalar::Named(0, "RESTRICT")),
+        1 => (DeleteMode::Delete, Scalar::Named(1, "DELETE")),
+        2 => (DeleteMode::Dissociate, Scalar::Named(2, "DISSOCIATE")),
         other => {
             let cause = format!("unhandled delete mode \"{other}\"");
             return Err(fail_with(Code::InvalidArgument, "failed to parse deletion mode", cause));
@@ -334,7 +356,7 @@ async fn batch_delete(
             Err(status) => status::item(&status),
         };
         call.audit.item(&status, || {
-            vec![("trust_domain_id".into(), name.clone().into()), ("mode".into(), mode_name.into())]
+            vec![("trust_domain_id".into(), name.clone().into()), ("mode".into(), mode_name.clone())]
         });
         results.push(wire::batch_delete_federated_bundle_response::Result {
             status: Some(status),

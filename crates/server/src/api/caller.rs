@@ -26,13 +26,10 @@ use tonic::{Code, Status};
 use super::status::{denied, go_error};
 use crate::clock::Clock;
 use crate::entries::LiveEntries;
+use crate::outage::patiently;
 
-/// Agents whose row is remembered: for as long as `max_attested_node_info_staleness` allows, and for when the datastore
-/// is away. About 200 B each.
-const NODE_CACHE_MAX: usize = 100_000;
-
-/// How long a datastore may be silent where what is known without it will do. Agents wait for their answers.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// Agents in one generation of [`Proven`]. About 200 B each.
+const GENERATION_MAX: usize = 50_000;
 
 /// The other end of a connection, as the transport proved it.
 #[derive(Clone, Debug)]
@@ -315,9 +312,40 @@ pub struct Authorizer {
     live: Arc<LiveEntries>,
     clock: Arc<dyn Clock>,
     admin_ids: HashSet<SpiffeId>,
+    /// Zero remembers nobody.
     staleness: Duration,
-    /// Serial numbers of agents' SVIDs as last read; used only where `staleness` is not zero.
-    nodes: Mutex<HashMap<SpiffeId, (Box<str>, Instant)>>,
+    proven: Mutex<Proven>,
+}
+
+/// The serial numbers of agents' SVIDs as they were last read, for `max_attested_node_info_staleness`. There are two
+/// generations, of which the older is dropped as a whole, so that those who come no more need not be looked for.
+#[derive(Default)]
+struct Proven {
+    young: HashMap<SpiffeId, (Box<str>, Instant)>,
+    old: HashMap<SpiffeId, (Box<str>, Instant)>,
+    /// When the young generation began.
+    since: Option<Instant>,
+}
+
+impl Proven {
+    fn get(&self, id: &SpiffeId) -> Option<&(Box<str>, Instant)> {
+        self.young.get(id).or_else(|| self.old.get(id))
+    }
+
+    fn remove(&mut self, id: &SpiffeId) {
+        self.young.remove(id);
+        self.old.remove(id);
+    }
+
+    fn insert(&mut self, id: &SpiffeId, serial: &str, staleness: Duration) {
+        let now = Instant::now();
+        let full = self.young.len() >= GENERATION_MAX && !self.young.contains_key(id);
+        if full || now.duration_since(*self.since.get_or_insert(now)) >= staleness {
+            self.old = std::mem::take(&mut self.young);
+            self.since = Some(now);
+        }
+        self.young.insert(id.clone(), (serial.into(), now));
+    }
 }
 
 impl Authorizer {
@@ -328,7 +356,7 @@ impl Authorizer {
         admin_ids: HashSet<SpiffeId>,
         staleness: Duration,
     ) -> Self {
-        Self { live, clock, admin_ids, staleness, nodes: Mutex::default() }
+        Self { live, clock, admin_ids, staleness, proven: Mutex::default() }
     }
 
     /// Whether a caller is one of those allowed, and as which.
@@ -380,7 +408,7 @@ impl Authorizer {
 
     /// An agent was banned or evicted here: what is remembered of it counts no more.
     pub fn forget(&self, agent: &SpiffeId) {
-        self.nodes.lock().remove(agent);
+        self.proven.lock().remove(agent);
     }
 
     /// What the entries of the caller's identity allow. They are read from the datastore, since another server may have
@@ -418,16 +446,11 @@ impl Authorizer {
         if self.remembers(id, serial) {
             return Ok(());
         }
-        let fetched = self.live.store().node_row(id);
-        let fetched = if self.knew(id, serial) {
-            tokio::time::timeout(PATIENCE, fetched).await.unwrap_or_else(|_| Err(no_answer()))
-        } else {
-            fetched.await
-        };
-        let node = match fetched {
+        let known = self.knows(id, serial);
+        let node = match patiently(known, self.live.store().node_row(id)).await {
             Ok(node) => node,
             // Nobody can attest, renew or ban while the database is away: what was true of an agent still is.
-            Err(error @ datastore::Error::Unavailable(_)) if self.knew(id, serial) => {
+            Err(error @ datastore::Error::Unavailable(_)) if known && self.knows(id, serial) => {
                 tracing::warn!(
                     error = %error,
                     agent_id = %id,
@@ -491,25 +514,18 @@ impl Authorizer {
         if self.staleness.is_zero() {
             return false;
         }
-        self.nodes
-            .lock()
-            .get(id)
-            .is_some_and(|(known, at)| **known == *serial && at.elapsed() < self.staleness)
+        let proven = self.proven.lock();
+        proven.get(id).is_some_and(|(known, at)| **known == *serial && at.elapsed() < self.staleness)
     }
 
-    /// Whether the agent had this SVID when it was looked up last, and nothing was heard of a ban or an eviction since.
-    fn knew(&self, id: &SpiffeId, serial: &str) -> bool {
-        let known = self.nodes.lock().get(id).is_some_and(|(known, _)| **known == *serial);
-        known && self.live.view().agent(id).is_some()
+    /// Whether the agent has this SVID as far as the view was told, which hears of bans and evictions.
+    fn knows(&self, id: &SpiffeId, serial: &str) -> bool {
+        self.live.view().agent(id).is_some_and(|agent| *agent.serial_number == *serial)
     }
 
     fn remember(&self, id: &SpiffeId, serial: &str) {
-        let mut nodes = self.nodes.lock();
-        if nodes.len() >= NODE_CACHE_MAX && !self.staleness.is_zero() {
-            nodes.retain(|_, (_, at)| at.elapsed() < self.staleness);
-        }
-        if nodes.len() < NODE_CACHE_MAX || nodes.contains_key(id) {
-            nodes.insert(id.clone(), (serial.into(), Instant::now()));
+        if !self.staleness.is_zero() {
+            self.proven.lock().insert(id, serial, self.staleness);
         }
     }
 }
@@ -541,11 +557,25 @@ impl Denial {
     }
 }
 
-/// A datastore that is silent is as good as away for what is known without it.
-pub(super) fn no_answer() -> datastore::Error {
-    datastore::Error::Unavailable("the datastore does not answer".into())
-}
-
 fn failed(code: Code, message: String) -> Denial {
     Denial::Failed(Box::new(Status::new(code, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_agents_are_bounded_and_the_latest_stay() {
+        let agent = |n: usize| SpiffeId::parse(&format!("spiffe://example.org/a{n}")).unwrap();
+        let mut proven = Proven::default();
+        for n in 0..3 * GENERATION_MAX {
+            proven.insert(&agent(n), "1", Duration::from_secs(3600));
+        }
+        assert!(proven.young.len() + proven.old.len() <= 2 * GENERATION_MAX);
+        assert!(proven.get(&agent(0)).is_none());
+        assert!(proven.get(&agent(2 * GENERATION_MAX)).is_some());
+        proven.remove(&agent(2 * GENERATION_MAX));
+        assert!(proven.get(&agent(2 * GENERATION_MAX)).is_none());
+    }
 }

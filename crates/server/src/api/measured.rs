@@ -18,20 +18,34 @@ pub(super) struct MeasuredCall {
     name: Name,
     start: Instant,
     ended: bool,
+    /// How it counts if it is dropped now.
+    dropped: Code,
+}
+
+/// What a call answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answers {
+    One,
+    Stream,
+    /// A stream that clients end by cancelling once they have what they asked for, which is no failure.
+    UntilCancelled,
 }
 
 impl MeasuredCall {
     pub(super) fn start(metrics: Arc<dyn Metrics>, name: Name) -> Self {
-        Self { metrics, name, start: Instant::now(), ended: false }
+        Self { metrics, name, start: Instant::now(), ended: false, dropped: Code::Cancelled }
     }
 
     /// Ends with this response, or with its body where that is a stream.
-    pub(super) fn until_end_of(mut self, response: Response<Body>, is_stream: bool) -> Response<Body> {
+    pub(super) fn until_end_of(mut self, response: Response<Body>, answers: Answers) -> Response<Body> {
         if let Some(status) = response.extensions().get::<Status>() {
             self.end(code_name(status.code()));
-        } else if is_stream {
+        } else if answers != Answers::One {
             return response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
+                    if answers == Answers::UntilCancelled && frame.is_data() {
+                        self.dropped = Code::Ok;
+                    }
                     if let Some(trailers) = frame.trailers_ref() {
                         self.end(code_name(code_in(trailers)));
                     }
@@ -57,7 +71,7 @@ impl MeasuredCall {
 
 impl Drop for MeasuredCall {
     fn drop(&mut self) {
-        self.end(code_name(Code::Cancelled));
+        self.end(code_name(self.dropped));
     }
 }
 
@@ -82,20 +96,34 @@ mod tests {
     async fn a_stream_ends_with_its_trailers_or_its_client() {
         let metrics = Arc::new(InMem::new());
         let call = || MeasuredCall::start(metrics.clone(), NAME);
-        call().until_end_of(Status::not_found("x").into_http(), true);
+        call().until_end_of(Status::not_found("x").into_http(), Answers::Stream);
         assert_eq!(counted(&metrics), ["rpc.x;status=NotFound 1"]);
-        drop(call().until_end_of(Response::new(Body::empty()), false));
-        drop(call().until_end_of(Response::new(Body::empty()), true));
+        drop(call().until_end_of(Response::new(Body::empty()), Answers::One));
+        drop(call().until_end_of(Response::new(Body::empty()), Answers::Stream));
         drop(call());
         let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "5".parse().unwrap())]);
         let body = http_body_util::Full::new(bytes::Bytes::from_static(b"x"))
             .with_trailers(std::future::ready(Some(Ok(trailers))));
-        let response = call().until_end_of(Response::new(Body::new(body)), true);
+        let response = call().until_end_of(Response::new(Body::new(body)), Answers::Stream);
         assert_eq!(counted(&metrics).len(), 3, "the stream is still open: {:?}", counted(&metrics));
         response.into_body().collect().await.unwrap();
         assert_eq!(
             counted(&metrics),
             ["rpc.x;status=Canceled 2", "rpc.x;status=NotFound 2", "rpc.x;status=OK 1"]
         );
+    }
+
+    #[tokio::test]
+    async fn an_exchange_that_its_client_ends_after_an_answer_went_well() {
+        let metrics = Arc::new(InMem::new());
+        let exchange = || {
+            let body = http_body_util::Full::new(bytes::Bytes::from_static(b"x"));
+            let call = MeasuredCall::start(metrics.clone(), NAME);
+            call.until_end_of(Response::new(Body::new(body)), Answers::UntilCancelled)
+        };
+        drop(exchange());
+        assert_eq!(counted(&metrics), ["rpc.x;status=Canceled 1"]);
+        exchange().into_body().frame().await.unwrap().unwrap();
+        assert_eq!(counted(&metrics), ["rpc.x;status=Canceled 1", "rpc.x;status=OK 1"]);
     }
 }

@@ -31,11 +31,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
+use spire_core::spiffe::{SpiffeId, TrustDomain};
 use spire_core::time::Timestamp;
-use spire_ports::datastore::{self, DataStore};
+use spire_ports::datastore::DataStore;
 use spire_ports::observe::Metrics;
 use spire_ports::policy::Policy;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -61,9 +62,9 @@ use limits::Limits;
 use route::Listeners;
 pub(crate) use route::{Call, Route};
 
-/// How long our own bundle is answered from memory before the datastore is asked whether another server changed it, as
-/// the reference's cache does (pkg/server/cache/dscache).
-const BUNDLE_FRESH: Duration = Duration::from_secs(1);
+/// Calls whose clients are gone and whose handlers go on. Beyond that many, a handler ends with its client, since the limit on
+/// the calls of a connection does not hold for what was cancelled.
+const ABANDONED_MAX: usize = 1024;
 
 /// What the services need.
 pub struct Deps {
@@ -103,9 +104,9 @@ pub struct Api {
     authorizer: Authorizer,
     judge: Option<Judge>,
     unfinished: Arc<Unfinished>,
+    abandoned: Arc<Semaphore>,
     limits: ArcSwap<Limits>,
     started: Instant,
-    bundle_read: tokio::sync::Mutex<Option<Instant>>,
     debug_info: debug::Cached,
     known_bundles: bundle::KnownBundles,
     stopping: CancellationToken,
@@ -124,9 +125,9 @@ impl Api {
             authorizer,
             judge: deps.policy.clone().map(Judge::new),
             unfinished: Arc::default(),
+            abandoned: Arc::new(Semaphore::new(ABANDONED_MAX)),
             limits: ArcSwap::from_pointee(Limits::new(deps.rate_limits)),
             started: Instant::now(),
-            bundle_read: tokio::sync::Mutex::default(),
             debug_info: debug::Cached::default(),
             known_bundles: bundle::KnownBundles::default(),
             stopping: CancellationToken::new(),
@@ -187,18 +188,6 @@ impl Api {
 
     fn now(&self) -> Timestamp {
         self.deps.clock.now()
-    }
-
-    /// Our own bundle, at most [`BUNDLE_FRESH`] behind what other servers wrote.
-    async fn own_bundle(&self) -> Result<Option<Arc<Bundle>>, datastore::Error> {
-        let changes = self.deps.authorities.bundle_changes();
-        let mut read = self.bundle_read.lock().await;
-        if read.is_some_and(|at| at.elapsed() < BUNDLE_FRESH) {
-            return Ok(changes.current());
-        }
-        let bundle = changes.refresh().await?;
-        *read = Some(Instant::now());
-        Ok(bundle)
     }
 
     /// Whether an agent that was let in still may be; to be asked once its session is open.

@@ -10,12 +10,14 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use prost::{DecodeError, Message};
-use spire_net::grpc::MESSAGE_SIZE_MAX;
+use prost::Message;
+use spire_net::grpc::{MESSAGE_SIZE_MAX, time_limit};
 use spire_ports::observe::{self, names};
+use tokio::sync::Notify;
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::{Request, Response};
@@ -31,8 +33,8 @@ use super::caller::{Allowed, Denial, Granted, Peer, Proof};
 use super::encoded;
 use super::intake::Intake;
 use super::judge::{Judge, Shown};
-use super::measured::MeasuredCall;
-use super::status::{fail, fail_with};
+use super::measured::{Answers, MeasuredCall};
+use super::status::{code_name, fail, fail_with};
 
 /// A boxed future, as services return.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -68,8 +70,7 @@ pub(crate) struct Route {
     /// Who may call, from the type of the handler's proof.
     pub(super) allowed: Allowed,
     pub(super) listeners: Listeners,
-    /// Whether the call goes on while its answer is read.
-    answers_stream: bool,
+    answers: Answers,
     /// Whether the caller sends one request or a stream of them.
     requests: Requests,
     run: Run,
@@ -96,8 +97,8 @@ impl Route {
         self
     }
 
-    fn with_stream(self) -> Self {
-        Self { answers_stream: true, ..self }
+    fn answers(self, answers: Answers) -> Self {
+        Self { answers, ..self }
     }
 
     fn new<P: Proof, F>(path: &'static str, requests: Requests, run: F) -> Self
@@ -108,7 +109,7 @@ impl Route {
             path,
             allowed: P::ALLOWED,
             listeners: Listeners::Both,
-            answers_stream: false,
+            answers: Answers::One,
             requests,
             run: Box::new(move |call, granted, request| match P::from_granted(granted) {
                 Ok(proof) => run(call, proof, request),
@@ -150,7 +151,7 @@ where
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().streaming(bound, request).await })
     })
-    .with_stream()
+    .answers(Answers::Stream)
 }
 
 /// As [`streaming`], for answers that are encoded already.
@@ -169,7 +170,7 @@ where
             })
         })
     })
-    .with_stream()
+    .answers(Answers::UntilCancelled)
 }
 
 /// The requests of a stream. Compressed ones are refused in tonic's words, which `Grpc` says for all other methods.
@@ -201,7 +202,7 @@ where
         let bound = Bound { handler, with: Some((call, proof)), answer: PhantomData::<fn() -> A> };
         Box::pin(async move { grpc::<Q, A>().server_streaming(bound, request).await })
     })
-    .with_stream()
+    .answers(Answers::Stream)
 }
 
 /// A request as our decoder understands it, encoded again: a policy must not see anything else than the handler.
@@ -246,14 +247,54 @@ where
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     type Response = A;
-    type Future = BoxFuture<Result<tonic::Response<A>, Status>>;
+    type Future = Answering<A>;
 
     fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
         let (call, proof) = self.take();
         let answer = (self.handler)(call.clone(), proof, request.into_inner());
-        Box::pin(async move {
-            answer.await.map(tonic::Response::new).inspect_err(|status| call.audit.failure(status))
-        })
+        Answering { call, answer: Some(Box::pin(answer)) }
+    }
+}
+
+/// A handler at work. Dropped before its end, since the client cancelled or its deadline passed, it goes on as a task of its
+/// own: what it began to write is finished, and each call has its line in the audit log.
+struct Answering<A: Reply> {
+    call: Arc<Call>,
+    /// None at its end, and where it panicked.
+    answer: Option<BoxFuture<Result<A, Status>>>,
+}
+
+impl<A: Reply> Future for Answering<A> {
+    type Output = Result<tonic::Response<A>, Status>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(mut answer) = this.answer.take() else { return Poll::Pending };
+        let Poll::Ready(answered) = answer.as_mut().poll(cx) else {
+            this.answer = Some(answer);
+            return Poll::Pending;
+        };
+        Poll::Ready(answered.map(tonic::Response::new).inspect_err(|status| this.call.audit.failure(status)))
+    }
+}
+
+impl<A: Reply> Drop for Answering<A> {
+    fn drop(&mut self) {
+        let Some(answer) = self.answer.take() else { return };
+        let call = self.call.clone();
+        let place = call.api.abandoned.clone().try_acquire_owned();
+        let (Ok(place), Ok(runtime)) = (place, tokio::runtime::Handle::try_current()) else {
+            call.audit.failure(&Status::cancelled("context canceled"));
+            return;
+        };
+        call.client_gone.notify_one();
+        let finish = async move {
+            if let Err(status) = answer.await {
+                call.audit.failure(&status);
+            }
+            drop(place);
+        };
+        runtime.spawn(finish.in_current_span());
     }
 }
 
@@ -373,6 +414,10 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     pub(crate) audit: Audit,
     path: &'static str,
+    /// Until when the client waits for the answer, where it says so.
+    deadline: Option<Instant>,
+    /// Told once the client is gone while the handler goes on.
+    client_gone: Notify,
 }
 
 impl Call {
@@ -391,14 +436,25 @@ impl Call {
             names::rate_limit(self.path).map(|name| observe::Call::start(&*self.api.deps.metrics, name));
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         // Who would wait longer is refused at once, so that a flood does not fill the memory with what waits.
-        let deadline = std::time::Instant::now() + TURN_MAX;
-        let waited = limiter.wait(address.ip(), count, Some(deadline)).await;
+        let longest = Instant::now() + TURN_MAX;
+        let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
+        let (code, why) = tokio::select! {
+            biased;
+            waited = limiter.wait(address.ip(), count, Some(deadline)) => match waited {
+                Ok(()) => {
+                    if let Some(measured) = measured {
+                        measured.done("OK");
+                    }
+                    return Ok(());
+                }
+                Err(error) => (Code::ResourceExhausted, error.to_string()),
+            },
+            () = self.client_gone.notified() => (Code::Cancelled, "context canceled".to_owned()),
+        };
         if let Some(measured) = measured {
-            measured.done(if waited.is_ok() { "OK" } else { "ResourceExhausted" });
+            measured.done(code_name(code));
         }
-        waited.map_err(|error| {
-            fail_with(Code::ResourceExhausted, &format!("rejecting request due to {what}"), error)
-        })
+        Err(fail_with(code, &format!("rejecting request due to {what}"), why))
     }
 }
 
@@ -468,7 +524,15 @@ impl ApiService {
                 let audit = Audit::new(self.api.deps.audit_log_enabled);
                 match audit_caller(&audit, &peer, &span) {
                     Ok(()) => {
-                        let call = Arc::new(Call { api: self.api.clone(), peer, audit, path: route.path });
+                        let deadline = time_limit(request.headers()).map(|limit| Instant::now() + limit);
+                        let call = Arc::new(Call {
+                            api: self.api.clone(),
+                            peer,
+                            audit,
+                            path: route.path,
+                            deadline,
+                            client_gone: Notify::new(),
+                        });
                         (route.run)(call, granted, request).await
                     }
                     Err(status) => (*status).into_http(),
@@ -476,7 +540,7 @@ impl ApiService {
             }
         };
         match measured {
-            Some(measured) => measured.until_end_of(response, route.answers_stream),
+            Some(measured) => measured.until_end_of(response, route.answers),
             None => response,
         }
     }

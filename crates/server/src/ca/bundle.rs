@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use spire_core::spiffe::{Bundle, TrustDomain};
-use spire_ports::datastore::{Bundles, Result};
+use spire_ports::datastore::{Bundles, Error, Result};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::outage::patiently;
+
+/// How long the bundle is answered from memory before the datastore is asked whether another server changed it, as the
+/// reference's cache does (pkg/server/cache/dscache).
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The newest known bundle of the server's own trust domain, and its changes: those made through this
 /// server at once, those of other servers on the same database by [`BundleChanges::refresh`].
@@ -18,12 +27,25 @@ pub struct BundleChanges {
     newest: watch::Sender<Option<Arc<Bundle>>>,
     /// Counts what was published, so that a slow read does not undo a write that it missed.
     published: AtomicU64,
+    started: Instant,
+    /// Until when what is known is not asked for again, in milliseconds after `started`.
+    fresh_until: AtomicU64,
+    /// The read of [`BundleChanges::fresh`] that is under way: its sender lives until the read is over.
+    reading: Mutex<Option<watch::Receiver<()>>>,
 }
 
 impl BundleChanges {
     /// Knows nothing before the first [`BundleChanges::refresh`] or [`BundleChanges::publish`].
     pub fn new(trust_domain: TrustDomain, store: Arc<dyn Bundles + Send + Sync>) -> Self {
-        Self { trust_domain, store, newest: watch::Sender::new(None), published: AtomicU64::new(0) }
+        Self {
+            trust_domain,
+            store,
+            newest: watch::Sender::new(None),
+            published: AtomicU64::new(0),
+            started: Instant::now(),
+            fresh_until: AtomicU64::new(0),
+            reading: Mutex::default(),
+        }
     }
 
     /// The newest known bundle; `None` before there is one.
@@ -72,6 +94,50 @@ impl BundleChanges {
             });
         }
         Ok(self.current())
+    }
+
+    /// The bundle at most [`FRESH`] behind what other servers wrote, or as it is known where the datastore is away. However many
+    /// ask, the datastore is read once.
+    ///
+    /// # Errors
+    /// The datastore's, where nothing is known or the datastore is there and fails.
+    pub async fn fresh(&self) -> Result<Option<Arc<Bundle>>> {
+        while self.fresh_until.load(Ordering::Acquire) <= self.now() {
+            let reading = match &mut *self.reading.lock() {
+                Some(read) if read.has_changed().is_ok() => Err(read.clone()),
+                none => {
+                    let (reading, read) = watch::channel(());
+                    *none = Some(read);
+                    Ok(reading)
+                }
+            };
+            match reading {
+                // It fails when the read is over, or given up.
+                Err(mut read) => while read.changed().await.is_ok() {},
+                Ok(_reading) => self.read_patiently().await?,
+            }
+        }
+        Ok(self.current())
+    }
+
+    async fn read_patiently(&self) -> Result<()> {
+        let known = self.current().is_some();
+        match patiently(known, self.refresh()).await {
+            Err(error @ Error::Unavailable(_)) if known => {
+                tracing::warn!(
+                    error = %error,
+                    "The datastore is not available; the trust bundle is served as it was known last"
+                );
+            }
+            read => drop(read?),
+        }
+        self.fresh_until.store(self.now() + FRESH.as_millis() as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Milliseconds after `started`.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// Adds authorities to the stored bundle and makes the result known.

@@ -1,19 +1,15 @@
 //! Our bundle as others get it, encoded once a change.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use spire_core::pki::bundle_doc::{BundleDocError, Format, marshal};
 use spire_core::spiffe::Bundle;
 use spire_ports::datastore;
-use tokio::sync::Mutex;
 
 use crate::ca::BundleChanges;
-
-/// How long the bundle is answered from memory before the datastore is asked whether another server changed it, as the
-/// reference's cache does (pkg/server/cache/dscache).
-const FRESH: Duration = Duration::from_secs(1);
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -33,40 +29,28 @@ pub(super) enum DocumentError {
 pub(super) struct Document {
     changes: Arc<BundleChanges>,
     refresh_hint: Duration,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    read: Option<Instant>,
-    encoded: Option<(Arc<Bundle>, Bytes)>,
+    /// Of which bundle it is, and the document.
+    encoded: Mutex<Option<(Arc<Bundle>, Bytes)>>,
 }
 
 impl Document {
     /// Of our own bundle, with this hint instead of the stored one.
     pub(super) fn new(changes: Arc<BundleChanges>, refresh_hint: Duration) -> Self {
-        Self { changes, refresh_hint, state: Mutex::default() }
+        Self { changes, refresh_hint, encoded: Mutex::default() }
     }
 
-    /// The document of now, at most [`FRESH`] behind what other servers wrote.
+    /// The document of now, as fresh as [`BundleChanges::fresh`] says.
     pub(super) async fn body(&self) -> Result<Bytes, DocumentError> {
-        let mut state = self.state.lock().await;
-        let bundle = if state.read.is_some_and(|at| at.elapsed() < FRESH) {
-            self.changes.current()
-        } else {
-            let bundle = self.changes.refresh().await?;
-            state.read = Some(Instant::now());
-            bundle
-        };
-        let bundle = bundle.ok_or(DocumentError::NotFound)?;
-        if let Some((of, body)) = &state.encoded
+        let bundle = self.changes.fresh().await?.ok_or(DocumentError::NotFound)?;
+        let mut encoded = self.encoded.lock();
+        if let Some((of, body)) = &*encoded
             && Arc::ptr_eq(of, &bundle)
         {
             return Ok(body.clone());
         }
         let hinted = Bundle { refresh_hint: self.refresh_hint, ..Bundle::clone(&bundle) };
         let body = Bytes::from(marshal(&hinted, Format::SPIFFE)?);
-        state.encoded = Some((bundle, body.clone()));
+        *encoded = Some((bundle, body.clone()));
         Ok(body)
     }
 }

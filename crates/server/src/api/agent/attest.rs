@@ -36,36 +36,57 @@ pub(super) async fn attest_agent(
 ) -> Result<Replies<wire::AttestAgentResponse>, Status> {
     let (answers, receiver) = mpsc::channel(1);
     let serve = async move {
-        let attested = tokio::select! {
-            attested = attest(&call, &mut requests, &answers) => attested,
-            () = tokio::time::sleep(ATTESTATION_MAX) => {
-                Err(fail(Code::DeadlineExceeded, "attestation took too long"))
-            }
-            () = answers.closed() => return,
+        let mut late = std::pin::pin!(tokio::time::sleep(ATTESTATION_MAX));
+        let too_late = || fail(Code::DeadlineExceeded, "attestation took too long");
+        let proven = tokio::select! {
+            biased;
+            proven = prove(&call, &mut requests, &answers) => proven,
+            () = answers.closed() => Err(fail(Code::Cancelled, "attestation was broken off by the agent")),
+            () = &mut late => Err(too_late()),
         };
-        let answer = match attested {
-            Ok(result) => Ok(wire::AttestAgentResponse { step: Some(answered::Step::Result(result)) }),
+        // Whom a proof admits is stored, whether the agent waits for that or not.
+        let admitted = match proven {
+            Ok(proven) => tokio::select! {
+                admitted = admit(&call, proven) => admitted,
+                () = late => Err(too_late()),
+            },
+            Err(status) => Err(status),
+        };
+        match admitted {
             Err(status) => {
                 call.audit.failure(&status);
-                Err(status)
+                // The agent may have gone.
+                let _ = answers.send(Err(status)).await;
             }
-        };
-        let succeeded = answer.is_ok();
-        if answers.send(answer).await.is_err() {
-            fail_with(Code::Internal, "failed to send response over stream", "the agent went away");
-        } else if succeeded {
-            call.audit.success();
+            Ok(result) => {
+                let step = Some(answered::Step::Result(result));
+                match answers.send(Ok(wire::AttestAgentResponse { step })).await {
+                    Ok(()) => call.audit.success(),
+                    Err(_) => call.audit.failure(&fail_with(
+                        Code::Internal,
+                        "failed to send response over stream",
+                        "the agent went away",
+                    )),
+                }
+            }
         }
     };
     tokio::spawn(serve.in_current_span());
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-async fn attest(
+/// What an agent proved, and what it wants signed.
+struct Proven {
+    kind: String,
+    judged: Judged,
+    csr: Bytes,
+}
+
+async fn prove(
     call: &Call,
     requests: &mut Streaming<wire::AttestAgentRequest>,
     answers: &Answers,
-) -> Result<answered::Result, Status> {
+) -> Result<Proven, Status> {
     call.limit(Bucket::Attestation, 1, "attest agent rate limiting").await?;
     const RECEIVE: &str = "failed to receive request from stream";
     let first = match requests.message().await {
@@ -77,7 +98,7 @@ async fn attest(
         params(first).map_err(|missing| fail_with(Code::InvalidArgument, "malformed param", missing))?;
     call.audit.add("node_attestor_type", kind.clone());
     let judged = judge(call, &kind, payload, requests, answers).await?;
-    admit(call, &kind, judged, csr).await
+    Ok(Proven { kind, judged, csr })
 }
 
 fn params(first: wire::AttestAgentRequest) -> Result<(String, Bytes, Bytes), &'static str> {
@@ -139,7 +160,9 @@ fn refused(context: Context<'_>, error: &JoinTokenError) -> Status {
 }
 
 /// Stores the agent and gives it its SVID.
-async fn admit(call: &Call, kind: &str, judged: Judged, csr: Bytes) -> Result<answered::Result, Status> {
+async fn admit(call: &Call, proven: Proven) -> Result<answered::Result, Status> {
+    let Proven { kind, judged, csr } = proven;
+    let kind = kind.as_str();
     let Attestation { agent_id, mut selectors, can_reattest } = judged.attestation;
     let context =
         Context { node_attestor_type: Some(kind), agent_id: Some(agent_id.as_str()), ..Context::default() };

@@ -149,11 +149,17 @@ pub(super) async fn sync_authorized_entries(
     let (replies, receiver) = mpsc::channel(AHEAD);
     let session = call.api.session(&caller)?;
     let serve = async move {
+        let mut told = false;
         let served = tokio::select! {
-            served = serve_sync(&call, &caller, requests, &replies) => served,
+            served = serve_sync(&call, &caller, requests, &replies, &mut told) => served,
             status = session.ended() => Err(status),
             () = tokio::time::sleep(EXCHANGE_MAX) => Err(Status::deadline_exceeded("the exchange took too long")),
-            () = replies.closed() => return,
+            () = replies.closed() => Err(went_away()),
+        };
+        // An agent that goes away once it was told what it asked for has ended the exchange as it should: SPIRE's cancels it.
+        let served = match served {
+            Err(status) if told && (status.code() == Code::Cancelled || replies.is_closed()) => Ok(()),
+            served => served,
         };
         match served {
             Ok(()) => call.audit.success(),
@@ -170,12 +176,14 @@ pub(super) async fn sync_authorized_entries(
 
 type Replying = mpsc::Sender<Result<Encoded, Status>>;
 
-/// A few entries are sent at once; of many, first the revisions and then those that the agent asks for.
+/// A few entries are sent at once; of many, first the revisions and then those that the agent asks for. `told` is set while
+/// the agent has all that it asked for.
 async fn serve_sync(
     call: &Call,
     caller: &AgentCaller,
     mut requests: Streaming<SyncRequest>,
     replies: &Replying,
+    told: &mut bool,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Err(Status::new(Code::Unknown, "EOF")) };
     if !first.ids.is_empty() {
@@ -196,7 +204,9 @@ async fn serve_sync(
         send(replies, || revisions(page, sent < records.len())).await?;
     }
     let mut found = Found::new(&records);
-    while let Some(request) = requests.message().await.or_else(gone)? {
+    *told = true;
+    while let Some(request) = requests.message().await? {
+        *told = false;
         let mut page = Vec::with_capacity(request.ids.len().min(PAGE));
         for id in request.ids.iter() {
             let Some(record) = found.by_id(id) else { continue };
@@ -207,6 +217,7 @@ async fn serve_sync(
             page.push(record);
         }
         send(replies, || entries(&shown, &page, false)).await?;
+        *told = true;
     }
     Ok(())
 }
@@ -239,14 +250,13 @@ impl<'a> Found<'a> {
     }
 }
 
-/// An agent that goes away has ended the exchange as it should.
-fn gone(status: Status) -> Result<Option<SyncRequest>, Status> {
-    if status.code() == Code::Cancelled { Ok(None) } else { Err(status) }
+fn went_away() -> Status {
+    Status::cancelled("the agent went away")
 }
 
 /// Makes a message once there is a place for it.
 async fn send(replies: &Replying, encode: impl FnOnce() -> Result<Encoded, Status>) -> Result<(), Status> {
-    let place = replies.reserve().await.map_err(|_| Status::cancelled("the agent went away"))?;
+    let place = replies.reserve().await.map_err(|_| went_away())?;
     place.send(Ok(encode()?));
     Ok(())
 }

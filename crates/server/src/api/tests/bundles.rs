@@ -15,6 +15,50 @@ async fn anybody_may_see_our_bundle() {
     assert!(masked.unwrap().into_inner().x509_authorities.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn our_bundle_is_read_once_a_second_and_served_while_the_datastore_is_silent() {
+    let world = World::new().await;
+    let reads = || world.store.asked.load(std::sync::atomic::Ordering::Relaxed);
+    let get = || async { world.bundles(anonymous()).get_bundle(GetBundleRequest::default()).await.unwrap() };
+    get().await;
+    let before = reads();
+    get().await;
+    assert_eq!(reads(), before);
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    world.store.silent.send_replace(true);
+    let asked = tokio::time::Instant::now();
+    tokio::join!(get(), get(), get());
+    assert_eq!((reads(), asked.elapsed().as_secs()), (before + 1, 3), "all wait for one read");
+    get().await;
+    assert_eq!(asked.elapsed().as_secs(), 3, "nobody waits again at once");
+    world.store.silent.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    get().await;
+    assert_eq!(reads(), before + 2);
+}
+
+#[tokio::test]
+async fn a_federated_bundle_is_read_again_once_it_was_written() {
+    let world = World::new().await;
+    let agent = world.attested(AGENT).await;
+    let set = async |hint: i64| {
+        let bundle =
+            types::Bundle { trust_domain: "other.org".into(), refresh_hint: hint, ..Default::default() };
+        let request = BatchSetFederatedBundleRequest { bundle: vec![bundle], output_mask: None };
+        world.bundles(local()).batch_set_federated_bundle(request).await.unwrap();
+    };
+    let get = async || {
+        let request = GetFederatedBundleRequest { trust_domain: "other.org".into(), output_mask: None };
+        world.bundles(agent.clone()).get_federated_bundle(request).await.unwrap().into_inner().refresh_hint
+    };
+    set(1).await;
+    let before = world.store.asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((get().await, get().await), (1, 1));
+    assert_eq!(world.store.asked.load(std::sync::atomic::Ordering::Relaxed), before + 1);
+    set(2).await;
+    assert_eq!(get().await, 2);
+}
+
 #[tokio::test]
 async fn federated_bundles_have_a_life_of_their_own() {
     let world = World::new().await;
@@ -87,9 +131,19 @@ async fn appending_needs_something_to_append() {
     let text = "failed to convert JWT authority: missing key ID";
     assert_eq!(refused(client.append_bundle(request).await), (Code::InvalidArgument, text.into()));
     let named = types::JwtKey { key_id: "kid".into(), ..key };
-    let request = AppendBundleRequest { jwt_authorities: vec![named], ..Default::default() };
-    let bundle = client.append_bundle(request).await.unwrap().into_inner();
-    assert!(bundle.jwt_authorities.iter().any(|k| k.key_id == "kid"));
+    let mut append = async |expires_at: i64| {
+        let key = types::JwtKey { expires_at, ..named.clone() };
+        let request = AppendBundleRequest { jwt_authorities: vec![key], ..Default::default() };
+        client.append_bundle(request).await.unwrap().into_inner()
+    };
+    let expiry = |bundle: &types::Bundle| {
+        bundle.jwt_authorities.iter().find(|k| k.key_id == "kid").map(|key| key.expires_at)
+    };
+    let first = append(START + 60).await;
+    assert_eq!(expiry(&first), Some(START + 60));
+    let bundle = append(START + 120).await;
+    assert_eq!((expiry(&bundle), bundle.sequence_number), (Some(START + 120), first.sequence_number + 1));
+    assert_eq!(append(START + 90).await, bundle, "what is known to last longer stays");
     let seen = world.bundles(anonymous()).get_bundle(GetBundleRequest::default()).await.unwrap().into_inner();
     assert_eq!(seen, bundle, "at once");
 }

@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::*;
 use crate::api::caller::Allowed;
 use spire_wire::api::server::agent::v1::{BanAgentRequest, CountAgentsRequest, PostStatusRequest};
+use spire_wire::api::server::bundle::v1::GetBundleRequest;
 use spire_wire::api::types::permission_denied_details::Reason;
 
 pub(super) struct Listed {
@@ -178,9 +179,9 @@ async fn a_renewed_svid_becomes_the_current_one_when_it_is_first_used() {
 #[tokio::test]
 async fn without_a_datastore_nobody_is_taken_for_an_agent_or_admin() {
     let world = World::new().await;
-    let agent = world.attested(AGENT).await;
+    world.attested(AGENT).await;
     world.store.rows.lock().broken = true;
-    let (code, text) = refused(world.agents(agent).post_status(PostStatusRequest::default()).await);
+    let (code, text) = refused(world.agents(tls(AGENT, "8")).post_status(PostStatusRequest::default()).await);
     assert_eq!(code, Code::Internal);
     assert_eq!(text, "unable to look up agent information: datastore-sql: database is locked");
     let (code, text) =
@@ -206,11 +207,23 @@ async fn staleness_spares_reads_until_a_ban_made_here() {
 async fn a_known_agent_is_served_while_the_datastore_is_away() {
     let world = World::new().await;
     let agent = world.attested(AGENT).await;
-    world.agents(agent.clone()).post_status(PostStatusRequest::default()).await.unwrap();
     world.store.rows.lock().broken = true;
-    world.agents(agent).post_status(PostStatusRequest::default()).await.unwrap();
+    world.agents(agent.clone()).post_status(PostStatusRequest::default()).await.unwrap();
+    let seen = world.bundles(agent).get_bundle(GetBundleRequest::default()).await.unwrap().into_inner();
+    assert_eq!(seen.trust_domain, "example.org", "an agent's sync needs it");
     // Another SVID of the same agent is not what was known.
     let (code, _) = refused(world.agents(tls(AGENT, "77")).post_status(PostStatusRequest::default()).await);
+    assert_eq!(code, Code::Internal);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_is_not_known_while_the_datastore_is_away() {
+    let world = World::new().await;
+    let agent = world.attested(AGENT).await;
+    world.agents(agent.clone()).post_status(PostStatusRequest::default()).await.unwrap();
+    world.live().prune_nodes(Timestamp::from_unix(START + 7200), true, 10).await.unwrap();
+    world.store.rows.lock().broken = true;
+    let (code, _) = refused(world.agents(agent).post_status(PostStatusRequest::default()).await);
     assert_eq!(code, Code::Internal);
 }
 

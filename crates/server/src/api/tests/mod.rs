@@ -4,6 +4,7 @@ mod agents;
 mod authorities;
 mod bundles;
 mod callers;
+mod cancelled;
 mod cost;
 mod entries;
 mod intake;
