@@ -1,5 +1,7 @@
 //! What operators may do to authorities (pkg/server/api/localauthority/v1/service.go).
 
+use std::fmt;
+
 use crate::model::{AuthorityStatus, KeyRecord, X509CaRecord};
 
 use super::slots::{Authority, Slots};
@@ -18,68 +20,89 @@ pub enum Fault {
 }
 
 /// Why an operation on authorities is refused. The texts are those of the reference's statuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationError {
     /// No authority is active yet.
-    #[error("server is initializing")]
     Initializing,
     /// The authority ID is empty.
-    #[error("no authority ID provided")]
     NoId,
     /// It is not the ID in the next slot.
-    #[error("unexpected authority ID")]
     UnexpectedId,
     /// Activating something that is not prepared.
-    #[error("only Prepared authorities can be activated: unsupported local authority status: {}", status_name(*.0))]
     NotPrepared(AuthorityStatus),
     /// Tainting the authority that signs.
-    #[error("unable to taint current local authority")]
     TaintsCurrent,
     /// Tainting something that still will sign.
-    #[error("only Old local authorities can be tainted: unsupported local authority status: {}", status_name(*.0))]
     NotOld(AuthorityStatus),
     /// Tainting a local X.509 authority below an upstream authority.
-    #[error("local authority can't be tainted if there is an upstream authority")]
     TaintsBelowUpstream,
     /// Revoking a local X.509 authority below an upstream authority.
-    #[error("local authority can't be revoked if there is an upstream authority")]
     RevokesBelowUpstream,
     /// Revoking with an empty ID.
-    #[error("invalid authority ID: no authority ID provided")]
     RevokesNoId,
     /// Revoking the authority that signs.
-    #[error("invalid authority ID: unable to use current authority")]
     RevokesCurrent,
     /// Revoking an X.509 authority that is not old.
-    #[error("invalid authority ID: only Old local authority can be revoked")]
     RevokesNotOld,
     /// Revoking a JWT key that will sign.
-    #[error("invalid authority ID: unable to use a prepared key")]
     RevokesPrepared,
     /// Revoking a JWT key that the bundle does not have.
-    #[error("invalid authority ID: no JWT authority found with provided authority ID")]
     RevokesUnknown,
     /// Tainting or revoking an upstream authority without having one.
-    #[error("upstream authority is not configured")]
     NoUpstream,
     /// An empty subject key ID.
-    #[error("no subject key ID provided")]
     NoSubjectKeyId,
     /// The upstream authority that signed the authority that signs. (The spelling is the reference's.)
-    #[error("unable to use upstream authority singing current authority")]
     UpstreamOfCurrent,
     /// An upstream authority that we do not know from the old authority.
-    #[error("upstream authority didn't sign the old local authority")]
     UpstreamOfNone,
     /// The upstream authority that signed the authority that will sign next.
-    #[error("only upstream authorities signing an old authority can be used")]
     UpstreamOfPrepared,
     /// The slot holds the authority that signs.
-    #[error("slot holds the active authority")]
     SlotInUse,
 }
 
 impl OperationError {
+    /// Its text, and why, which the log has apart.
+    pub fn text(self) -> (&'static str, Option<&'static str>) {
+        const BAD_ID: &str = "invalid authority ID";
+        match self {
+            Self::Initializing => ("server is initializing", None),
+            Self::NoId => ("no authority ID provided", None),
+            Self::UnexpectedId => ("unexpected authority ID", None),
+            Self::NotPrepared(status) => {
+                ("only Prepared authorities can be activated", Some(unsupported(status)))
+            }
+            Self::TaintsCurrent => ("unable to taint current local authority", None),
+            Self::NotOld(status) => ("only Old local authorities can be tainted", Some(unsupported(status))),
+            Self::TaintsBelowUpstream => {
+                ("local authority can't be tainted if there is an upstream authority", None)
+            }
+            Self::RevokesBelowUpstream => {
+                ("local authority can't be revoked if there is an upstream authority", None)
+            }
+            Self::RevokesNoId => (BAD_ID, Some("no authority ID provided")),
+            Self::RevokesCurrent => (BAD_ID, Some("unable to use current authority")),
+            Self::RevokesNotOld => (BAD_ID, Some("only Old local authority can be revoked")),
+            Self::RevokesPrepared => (BAD_ID, Some("unable to use a prepared key")),
+            Self::RevokesUnknown => (BAD_ID, Some("no JWT authority found with provided authority ID")),
+            Self::NoUpstream => ("upstream authority is not configured", None),
+            Self::NoSubjectKeyId => ("no subject key ID provided", None),
+            Self::UpstreamOfCurrent => ("unable to use upstream authority singing current authority", None),
+            Self::UpstreamOfNone => ("upstream authority didn't sign the old local authority", None),
+            Self::UpstreamOfPrepared => {
+                ("only upstream authorities signing an old authority can be used", None)
+            }
+            Self::SlotInUse => ("slot holds the active authority", None),
+        }
+    }
+
+    /// Whether it is about the subject key ID of an upstream authority.
+    pub fn is_about_subject_key_id(self) -> bool {
+        use OperationError::{NoSubjectKeyId, UpstreamOfCurrent, UpstreamOfNone, UpstreamOfPrepared};
+        matches!(self, NoSubjectKeyId | UpstreamOfCurrent | UpstreamOfNone | UpstreamOfPrepared)
+    }
+
     /// Whose fault it is.
     pub fn fault(self) -> Fault {
         match self {
@@ -93,13 +116,24 @@ impl OperationError {
     }
 }
 
-/// The name in proto/private/server/journal/journal.proto, which statuses print.
-fn status_name(status: AuthorityStatus) -> &'static str {
+impl fmt::Display for OperationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text() {
+            (text, None) => f.write_str(text),
+            (text, Some(cause)) => write!(f, "{text}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for OperationError {}
+
+/// With the names in proto/private/server/journal/journal.proto, which statuses print.
+fn unsupported(status: AuthorityStatus) -> &'static str {
     match status {
-        AuthorityStatus::Unknown => "UNKNOWN",
-        AuthorityStatus::Prepared => "PREPARED",
-        AuthorityStatus::Active => "ACTIVE",
-        AuthorityStatus::Old => "OLD",
+        AuthorityStatus::Unknown => "unsupported local authority status: UNKNOWN",
+        AuthorityStatus::Prepared => "unsupported local authority status: PREPARED",
+        AuthorityStatus::Active => "unsupported local authority status: ACTIVE",
+        AuthorityStatus::Old => "unsupported local authority status: OLD",
     }
 }
 

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::caller::AdminCaller;
 use super::route::{Call, Route, unary};
-use super::status::{fail, fail_with};
+use super::status::{Context, fail};
 use crate::ca::CaError;
 
 macro_rules! path {
@@ -61,7 +61,7 @@ async fn prepare_jwt(
 ) -> Result<wire::PrepareJwtAuthorityResponse, Status> {
     check_jwt(&call)?;
     let prepared = call.api.deps.authorities.prepare_key_authority(Kind::Jwt).await;
-    let prepared = prepared.map_err(|e| refused(e, "failed to prepare JWT authority"))?;
+    let prepared = prepared.map_err(|e| refused(e, Context::default(), "failed to prepare JWT authority"))?;
     call.audit.success();
     Ok(wire::PrepareJwtAuthorityResponse { prepared_authority: Some(key_state(&prepared)) })
 }
@@ -74,7 +74,8 @@ async fn activate_jwt(
     audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let activated = call.api.deps.authorities.activate_key_authority(Kind::Jwt, &request.authority_id).await;
-    let activated = activated.map_err(|e| refused(e, "failed to activate JWT authority"))?;
+    let activated = activated
+        .map_err(|e| refused(e, of_authority(&request.authority_id), "failed to activate JWT authority"))?;
     call.audit.success();
     Ok(wire::ActivateJwtAuthorityResponse { activated_authority: Some(key_state(&activated)) })
 }
@@ -87,7 +88,7 @@ async fn taint_jwt(
     audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let tainted = call.api.deps.authorities.taint_key_authority(Kind::Jwt, &request.authority_id).await;
-    tainted.map_err(|e| refused(e, "failed to taint JWT authority"))?;
+    tainted.map_err(|e| refused(e, of_authority(&request.authority_id), "failed to taint JWT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "JWT authority tainted successfully");
     call.audit.success();
     Ok(wire::TaintJwtAuthorityResponse { tainted_authority: Some(named(request.authority_id)) })
@@ -101,7 +102,7 @@ async fn revoke_jwt(
     audit_authority(&call, &request.authority_id);
     check_jwt(&call)?;
     let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Jwt, &request.authority_id).await;
-    revoked.map_err(|e| refused(e, "failed to revoke JWT authority"))?;
+    revoked.map_err(|e| refused(e, of_authority(&request.authority_id), "failed to revoke JWT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "JWT authority revoked successfully");
     call.audit.success();
     Ok(wire::RevokeJwtAuthorityResponse { revoked_authority: Some(named(request.authority_id)) })
@@ -124,7 +125,8 @@ async fn prepare_x509(
     _: wire::PrepareX509AuthorityRequest,
 ) -> Result<wire::PrepareX509AuthorityResponse, Status> {
     let prepared = call.api.deps.authorities.prepare_x509_authority().await;
-    let prepared = prepared.map_err(|e| refused(e, "failed to prepare X.509 authority"))?;
+    let prepared =
+        prepared.map_err(|e| refused(e, Context::default(), "failed to prepare X.509 authority"))?;
     call.audit.success();
     Ok(wire::PrepareX509AuthorityResponse { prepared_authority: Some(x509_authority(&prepared)) })
 }
@@ -136,7 +138,8 @@ async fn activate_x509(
 ) -> Result<wire::ActivateX509AuthorityResponse, Status> {
     audit_authority(&call, &request.authority_id);
     let activated = call.api.deps.authorities.activate_x509_authority(&request.authority_id).await;
-    let activated = activated.map_err(|e| refused(e, "failed to activate X.509 authority"))?;
+    let activated = activated
+        .map_err(|e| refused(e, of_authority(&request.authority_id), "failed to activate X.509 authority"))?;
     call.audit.success();
     Ok(wire::ActivateX509AuthorityResponse { activated_authority: Some(x509_authority(&activated)) })
 }
@@ -148,7 +151,8 @@ async fn taint_x509(
 ) -> Result<wire::TaintX509AuthorityResponse, Status> {
     audit_authority(&call, &request.authority_id);
     let tainted = call.api.deps.authorities.taint_x509_authority(&request.authority_id).await;
-    let tainted = tainted.map_err(|e| refused(e, "failed to taint X.509 authority"))?;
+    let tainted = tainted
+        .map_err(|e| refused(e, of_authority(&request.authority_id), "failed to taint X.509 authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "X.509 authority tainted successfully");
     call.audit.success();
     Ok(wire::TaintX509AuthorityResponse { tainted_authority: Some(x509_authority(&tainted)) })
@@ -161,7 +165,8 @@ async fn revoke_x509(
 ) -> Result<wire::RevokeX509AuthorityResponse, Status> {
     audit_authority(&call, &request.authority_id);
     let revoked = call.api.deps.authorities.revoke_x509_authority(&request.authority_id).await;
-    revoked.map_err(|e| refused(e, "failed to revoke X.509 authority"))?;
+    revoked
+        .map_err(|e| refused(e, of_authority(&request.authority_id), "failed to revoke X.509 authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "X.509 authority revoked successfully");
     call.audit.success();
     Ok(wire::RevokeX509AuthorityResponse { revoked_authority: Some(named(request.authority_id)) })
@@ -176,7 +181,10 @@ async fn taint_upstream(
         call.audit.add("subject_key_id", request.subject_key_id.clone());
     }
     let tainted = call.api.deps.authorities.taint_x509_upstream_authority(&request.subject_key_id).await;
-    let id = tainted.map_err(|e| refused(e, "failed to taint upstream authority"))?;
+    let id = tainted.map_err(|e| {
+        let invalid = "provided subject key id is not valid";
+        refused_upstream(e, &request.subject_key_id, invalid, "failed to taint upstream authority")
+    })?;
     tracing::info!(subject_key_id = request.subject_key_id, "X.509 upstream authority tainted successfully");
     call.audit.success();
     Ok(wire::TaintX509UpstreamAuthorityResponse { upstream_authority_subject_key_id: id })
@@ -191,7 +199,10 @@ async fn revoke_upstream(
         call.audit.add("subject_key_id", request.subject_key_id.clone());
     }
     let revoked = call.api.deps.authorities.revoke_x509_upstream_authority(&request.subject_key_id).await;
-    let id = revoked.map_err(|e| refused(e, "failed to revoke X.509 upstream authority"))?;
+    let id = revoked.map_err(|e| {
+        let what = "failed to revoke X.509 upstream authority";
+        refused_upstream(e, &request.subject_key_id, "invalid subject key ID", what)
+    })?;
     tracing::info!(subject_key_id = request.subject_key_id, "X.509 upstream authority successfully revoked");
     call.audit.success();
     Ok(wire::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id: id })
@@ -222,7 +233,7 @@ async fn prepare_wit(
 ) -> Result<wire::PrepareWitAuthorityResponse, Status> {
     check_wit(&call)?;
     let prepared = call.api.deps.authorities.prepare_key_authority(Kind::Wit).await;
-    let prepared = prepared.map_err(|e| refused(e, "failed to prepare WIT authority"))?;
+    let prepared = prepared.map_err(|e| refused(e, Context::default(), "failed to prepare WIT authority"))?;
     call.audit.success();
     Ok(wire::PrepareWitAuthorityResponse { prepared_authority: Some(key_state(&prepared)) })
 }
@@ -235,7 +246,8 @@ async fn activate_wit(
     audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let activated = call.api.deps.authorities.activate_key_authority(Kind::Wit, &request.authority_id).await;
-    let activated = activated.map_err(|e| refused(e, "failed to activate WIT authority"))?;
+    let activated = activated
+        .map_err(|e| refused(e, of_authority(&request.authority_id), "failed to activate WIT authority"))?;
     call.audit.success();
     Ok(wire::ActivateWitAuthorityResponse { activated_authority: Some(key_state(&activated)) })
 }
@@ -248,7 +260,7 @@ async fn taint_wit(
     audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let tainted = call.api.deps.authorities.taint_key_authority(Kind::Wit, &request.authority_id).await;
-    tainted.map_err(|e| refused(e, "failed to taint WIT authority"))?;
+    tainted.map_err(|e| refused(e, of_authority(&request.authority_id), "failed to taint WIT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "WIT authority tainted successfully");
     call.audit.success();
     Ok(wire::TaintWitAuthorityResponse { tainted_authority: Some(named(request.authority_id)) })
@@ -262,7 +274,7 @@ async fn revoke_wit(
     audit_authority(&call, &request.authority_id);
     check_wit(&call)?;
     let revoked = call.api.deps.authorities.revoke_key_authority(Kind::Wit, &request.authority_id).await;
-    revoked.map_err(|e| refused(e, "failed to revoke WIT authority"))?;
+    revoked.map_err(|e| refused(e, of_authority(&request.authority_id), "failed to revoke WIT authority"))?;
     tracing::info!(local_authority_id = request.authority_id, "WIT authority revoked successfully");
     call.audit.success();
     Ok(wire::RevokeWitAuthorityResponse { revoked_authority: Some(named(request.authority_id)) })
@@ -283,19 +295,42 @@ fn check_jwt(call: &Call) -> Result<(), Status> {
     Ok(())
 }
 
+/// What log lines of errors say of an authority.
+fn of_authority(authority_id: &str) -> Context<'_> {
+    Context { local_authority_id: Some(authority_id).filter(|id| !id.is_empty()), ..Context::default() }
+}
+
+/// What log lines of errors say of an upstream authority.
+fn of_upstream(subject_key_id: &str) -> Context<'_> {
+    Context { subject_key_id: Some(subject_key_id).filter(|id| !id.is_empty()), ..Context::default() }
+}
+
 /// A refusal of the slot machine has its own text; what failed otherwise is told with `what`.
-fn refused(error: CaError, what: &str) -> Status {
+fn refused(error: CaError, context: Context<'_>, what: &str) -> Status {
+    let refusal = match error {
+        CaError::Operation(refusal) => refusal,
+        other => return context.fail_with(Code::Internal, what, other),
+    };
+    let code = match refusal.fault() {
+        Fault::InvalidArgument => Code::InvalidArgument,
+        Fault::FailedPrecondition => Code::FailedPrecondition,
+        Fault::Internal => Code::Internal,
+        Fault::Unavailable => Code::Unavailable,
+    };
+    match refusal.text() {
+        (text, None) => context.fail(code, text),
+        (text, Some(cause)) => context.fail_with(code, text, cause),
+    }
+}
+
+/// As [`refused`], for upstream authorities: `invalid` says what the matter with the subject key ID concerns.
+fn refused_upstream(error: CaError, subject_key_id: &str, invalid: &str, what: &str) -> Status {
+    let context = of_upstream(subject_key_id);
     match error {
-        CaError::Operation(refusal) => {
-            let code = match refusal.fault() {
-                Fault::InvalidArgument => Code::InvalidArgument,
-                Fault::FailedPrecondition => Code::FailedPrecondition,
-                Fault::Internal => Code::Internal,
-                Fault::Unavailable => Code::Unavailable,
-            };
-            fail(code, &refusal.to_string())
+        CaError::Operation(refusal) if refusal.is_about_subject_key_id() => {
+            context.fail_with(Code::InvalidArgument, invalid, refusal)
         }
-        other => fail_with(Code::Internal, what, other),
+        other => refused(other, context, what),
     }
 }
 
@@ -303,7 +338,7 @@ type States = (Option<wire::AuthorityState>, Option<wire::AuthorityState>, Optio
 
 /// The active, prepared and old authority.
 fn states<A: Authority>(slots: &Slots<A>, show: fn(&A) -> wire::AuthorityState) -> Result<States, Status> {
-    slots.check_initialized().map_err(|e| refused(e.into(), ""))?;
+    slots.check_initialized().map_err(|e| refused(e.into(), Context::default(), ""))?;
     let next = slots.next();
     let as_status = |status| next.authority().filter(|_| next.status() == Some(status)).map(show);
     Ok((slots.active().map(show), as_status(AuthorityStatus::Prepared), as_status(AuthorityStatus::Old)))
@@ -327,4 +362,36 @@ fn key_state(record: &KeyRecord) -> wire::AuthorityState {
 
 fn named(authority_id: String) -> wire::AuthorityState {
     wire::AuthorityState { authority_id, ..wire::AuthorityState::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use spire_core::authority::OperationError;
+    use spire_telemetry::{Capture, Level};
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_and_logged_as_in_the_reference() {
+        let log = Capture::new(Level::Info);
+        let _installed = log.install();
+        let error = CaError::Operation(OperationError::UpstreamOfNone);
+        let status = refused_upstream(error, "ab", "provided subject key id is not valid", "");
+        let text =
+            "provided subject key id is not valid: upstream authority didn't sign the old local authority";
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, text));
+        let error = CaError::Operation(OperationError::NotOld(AuthorityStatus::Prepared));
+        let status = refused(error, of_authority("cd"), "");
+        let text = "only Old local authorities can be tainted: unsupported local authority status: PREPARED";
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, text));
+        assert_eq!(
+            log.lines(),
+            [
+                "level=error msg=\"Invalid argument: provided subject key id is not valid\" \
+                 error=\"upstream authority didn't sign the old local authority\" subject_key_id=ab",
+                "level=error msg=\"Invalid argument: only Old local authorities can be tainted\" \
+                 error=\"unsupported local authority status: PREPARED\" local_authority_id=cd",
+            ]
+        );
+    }
 }

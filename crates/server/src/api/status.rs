@@ -18,6 +18,8 @@ pub(super) struct Context<'a> {
     pub(super) trust_domain_id: Option<&'a str>,
     pub(super) node_attestor_type: Option<&'a str>,
     pub(super) agent_id: Option<&'a str>,
+    pub(super) local_authority_id: Option<&'a str>,
+    pub(super) subject_key_id: Option<&'a str>,
 }
 
 impl<'a> Context<'a> {
@@ -54,7 +56,8 @@ impl<'a> Context<'a> {
             Code::InvalidArgument => format!("Invalid argument: {message}"),
             _ => capitalized(message),
         };
-        let Self { entry_id, spiffe_id, trust_domain_id, node_attestor_type, agent_id } = *self;
+        let Self { entry_id, spiffe_id, trust_domain_id, node_attestor_type, agent_id, .. } = *self;
+        let Self { local_authority_id, subject_key_id, .. } = *self;
         tracing::error!(
             error,
             entry_id,
@@ -62,6 +65,8 @@ impl<'a> Context<'a> {
             trust_domain_id,
             node_attestor_type,
             agent_id,
+            local_authority_id,
+            subject_key_id,
             "{message}"
         );
     }
@@ -109,8 +114,9 @@ pub(super) fn store_code(error: &datastore::Error) -> Code {
         datastore::Error::AlreadyExists(_) => Code::AlreadyExists,
         datastore::Error::Invalid(_) => Code::InvalidArgument,
         datastore::Error::InUse(_) => Code::FailedPrecondition,
-        datastore::Error::Unavailable(_) => Code::Unavailable,
-        datastore::Error::NoBundle(_) | datastore::Error::Internal(_) => Code::Internal,
+        datastore::Error::Unavailable(_) | datastore::Error::NoBundle(_) | datastore::Error::Internal(_) => {
+            Code::Internal
+        }
     }
 }
 
