@@ -350,10 +350,10 @@ pub(crate) fn row_of_token(token: &str) -> Sql<i64> {
     if token.is_empty() {
         return Ok(0);
     }
-    // A token beyond every row selects nothing, which is right for a page past the end.
-    match token.parse::<u64>() {
-        Ok(row) => Ok(i64::try_from(row).unwrap_or(i64::MAX)),
-        Err(_) => Err(Error::Invalid(format!("could not parse token '{token}'")).into()),
+    // As the reference, which takes 32 bits and no sign.
+    match token.parse::<u32>() {
+        Ok(row) if !token.starts_with('+') => Ok(row.into()),
+        _ => Err(Error::Invalid(format!("could not parse token '{token}'")).into()),
     }
 }
 

@@ -46,6 +46,11 @@ pub struct JwtAuthority {
     pub tainted: bool,
 }
 
+impl X509Authority {
+    /// How many certificates may stand in one `asn1` field of a bundle. The reference knows no bound.
+    pub const CERTIFICATES_MAX: usize = 64;
+}
+
 impl Bundle {
     /// A bundle without authorities.
     pub fn empty(trust_domain: TrustDomain) -> Self {
@@ -64,30 +69,33 @@ impl Bundle {
         self.jwt_authorities.iter().find(|a| a.kid == kid)
     }
 
-    /// Adds the authorities of `other` that are not here yet; returns whether any was added. Authorities
-    /// are compared by certificate or key ID, so a taint of an authority that is here stays as it is
-    /// (pkg/server/datastore bundleutil.MergeBundles).
+    /// Adds the authorities of `other` that are not here yet, and takes over where it knows a key to last longer; returns
+    /// whether anything changed. Authorities are compared by certificate or key ID, so a taint of an authority that is
+    /// here stays as it is (pkg/server/datastore bundleutil.MergeBundles).
     pub fn merge(&mut self, other: &Self) -> bool {
-        let before = self.authority_count();
+        let before = self.x509_authorities.len();
         for authority in &other.x509_authorities {
             if !self.x509_authorities.iter().any(|a| a.der == authority.der) {
                 self.x509_authorities.push(authority.clone());
             }
         }
-        merge_keys(&mut self.jwt_authorities, &other.jwt_authorities);
-        merge_keys(&mut self.wit_authorities, &other.wit_authorities);
-        self.authority_count() != before
-    }
-
-    fn authority_count(&self) -> usize {
-        self.x509_authorities.len() + self.jwt_authorities.len() + self.wit_authorities.len()
+        let jwt_changed = merge_keys(&mut self.jwt_authorities, &other.jwt_authorities);
+        let wit_changed = merge_keys(&mut self.wit_authorities, &other.wit_authorities);
+        self.x509_authorities.len() != before || jwt_changed || wit_changed
     }
 }
 
-fn merge_keys(here: &mut Vec<JwtAuthority>, other: &[JwtAuthority]) {
+fn merge_keys(here: &mut Vec<JwtAuthority>, other: &[JwtAuthority]) -> bool {
+    let mut changed = false;
     for key in other {
-        if !here.iter().any(|k| k.kid == key.kid) {
-            here.push(key.clone());
+        match here.iter_mut().find(|known| known.kid == key.kid) {
+            None => here.push(key.clone()),
+            Some(known) if known.public_key == key.public_key && known.not_after < key.not_after => {
+                known.not_after = key.not_after;
+            }
+            Some(_) => continue,
         }
+        changed = true;
     }
+    changed
 }

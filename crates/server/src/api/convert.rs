@@ -15,9 +15,6 @@ use super::audit::Fields;
 use super::status::quoted;
 pub(super) use crate::entries::{id_to_wire, selectors_to_wire};
 
-/// Certificates in one `asn1` field; the reference takes any number.
-const CERTIFICATES_MAX: usize = 64;
-
 /// Why an ID of a request is refused. Texts as pkg/server/api/id.go.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadId {
@@ -248,7 +245,7 @@ pub(super) fn bundle(wire: types::Bundle) -> Result<Bundle, String> {
 pub(super) fn x509_authorities(wire: Vec<types::X509Certificate>) -> Result<Vec<X509Authority>, String> {
     wire.into_iter()
         .map(|certificate| {
-            Certificate::many_from_der(certificate.asn1.clone(), CERTIFICATES_MAX)
+            Certificate::many_from_der(certificate.asn1.clone(), X509Authority::CERTIFICATES_MAX)
                 .map_err(|e| e.to_string())?;
             Ok(X509Authority { der: certificate.asn1, tainted: false })
         })

@@ -126,11 +126,9 @@ async fn batch_new_x509(
         call.audit.item(&status, || {
             let mut fields: Fields =
                 vec![("csr".into(), audited_csr.into()), ("entry_id".into(), audited_id.into())];
-            if let Some(svid) = &svid {
-                let id = super::convert::id(svid.id.as_ref()).map(|id| id.to_string()).unwrap_or_default();
-                fields
-                    .extend([("spiffe_id".into(), id.into()), ("expires_at".into(), svid.expires_at.into())]);
-            }
+            let id = svid.as_ref().and_then(|svid| super::convert::id(svid.id.as_ref()).ok());
+            fields.push(("spiffe_id".into(), id.map(|id| id.to_string()).unwrap_or_default().into()));
+            fields.extend(svid.as_ref().map(|svid| ("expires_at".into(), svid.expires_at.into())));
             fields
         });
         results.push(wire::batch_new_x509svid_response::Result { status: Some(status), svid });
@@ -302,7 +300,13 @@ async fn batch_new_wit(
             Ok(svid) => (status::ok(), Some(svid)),
             Err(status) => (status::item(&status), None),
         };
-        call.audit.item(&status, || vec![("entry_id".into(), entry_id.into())]);
+        call.audit.item(&status, || {
+            let mut fields: Fields = vec![("entry_id".into(), entry_id.into())];
+            let id = svid.as_ref().and_then(|svid| super::convert::id(svid.id.as_ref()).ok());
+            fields.push(("spiffe_id".into(), id.map(|id| id.to_string()).unwrap_or_default().into()));
+            fields.extend(svid.as_ref().map(|svid| ("expires_at".into(), svid.expires_at.into())));
+            fields
+        });
         results.push(wire::batch_new_witsvid_response::Result { status: Some(status), svid });
     }
     Ok(wire::BatchNewWitsvidResponse { results })

@@ -18,9 +18,6 @@ use crate::fault::{Fault, Sql};
 use crate::sql::{Isolation, Row, Session, params};
 use crate::store::SqlStore;
 
-/// How many certificates an authority may consist of.
-const MAX_CERTIFICATES: usize = 16;
-
 #[async_trait]
 impl Bundles for SqlStore {
     async fn bundle_fetch(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>> {
@@ -298,7 +295,7 @@ fn has_subject_key_id(authority: &X509Authority, key: &str) -> Sql<bool> {
 
 /// The certificates of an authority: one, or in old databases several in a row.
 fn certificates(authority: &X509Authority) -> Sql<Vec<Certificate>> {
-    let parsed = Certificate::many_from_der(authority.der.clone(), MAX_CERTIFICATES);
+    let parsed = Certificate::many_from_der(authority.der.clone(), X509Authority::CERTIFICATES_MAX);
     parsed.map_err(|error| Fault::unreadable(format!("cannot parse certificates: {error}")))
 }
 

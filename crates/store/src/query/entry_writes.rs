@@ -7,7 +7,6 @@ use spire_core::spiffe::TrustDomain;
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{Creation, Error, Result, Written};
 use time::OffsetDateTime;
-use tracing::info;
 
 use super::entries::{by_rows, row_by_entry_id, selectors_of};
 use super::{each_row, entry_event, first_row};
@@ -142,15 +141,7 @@ pub(super) fn prune(
     )?;
     let mut pruned = Vec::with_capacity(rows.len());
     for (row, entry) in by_rows(conn, &rows)? {
-        let deleted = delete_row(conn, row, entry)?;
-        info!(
-            subsystem_name = "sql",
-            spiffe_id = %deleted.value.spiffe_id,
-            parent_id = %deleted.value.parent_id,
-            entry_id = %deleted.value.id,
-            "Pruned an expired registration"
-        );
-        pruned.push(deleted);
+        pruned.push(delete_row(conn, row, entry)?);
     }
     Ok(pruned)
 }
@@ -208,7 +199,8 @@ fn validate_update(entry: &Entry, mask: EntryMask) -> Sql<()> {
     }
     let mut kinds = entry.selectors.iter().map(|selector| selector.kind());
     let first = kinds.next();
-    if entry.store_svid && kinds.any(|kind| Some(kind) != first) {
+    // An update that concerns neither leaves an entry be that came to have both in the reference.
+    if (mask.selectors || mask.store_svid) && entry.store_svid && kinds.any(|kind| Some(kind) != first) {
         return invalid("selector types must be the same when store SVID is enabled");
     }
     if entry.x509_svid_ttl < 0 {
@@ -337,4 +329,28 @@ fn insert_dns_names(conn: &mut dyn Session, row: i64, entry: &Entry, now: Offset
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use spire_core::spiffe::{Selector, SpiffeId};
+
+    use super::*;
+
+    /// The reference lets such entries come to be, by an update of `store_svid` alone.
+    #[test]
+    fn an_update_of_something_else_leaves_selectors_of_several_types_be() {
+        let id = SpiffeId::parse("spiffe://example.org/a").unwrap();
+        let selectors = ["a", "b"].map(|kind| Selector::new(kind, "1").unwrap()).into_iter().collect();
+        let mut entry = Entry::new(EntryId::from_stored("e"), id.clone(), id, selectors);
+        entry.store_svid = true;
+        assert!(validate_update(&entry, EntryMask { hint: true, ..EntryMask::NONE }).is_ok());
+        for mask in [
+            EntryMask { selectors: true, ..EntryMask::NONE },
+            EntryMask { store_svid: true, ..EntryMask::NONE },
+            EntryMask::ALL,
+        ] {
+            assert!(validate_update(&entry, mask).is_err());
+        }
+    }
 }

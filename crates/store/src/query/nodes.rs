@@ -144,12 +144,13 @@ fn prune(
     Ok(pruned)
 }
 
+/// A node that is known keeps the type of its first attestation, as in the reference.
 fn attest(conn: &mut dyn Session, node: &Node) -> Sql<Written<Node>> {
     conn.execute(
         "INSERT INTO attested_node_entries (created_at, updated_at, spiffe_id, data_type, serial_number, \
          expires_at, new_serial_number, new_expires_at, can_reattest, agent_version) \
          VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
-         {upsert spiffe_id} updated_at = ?1, data_type = ?3, serial_number = ?4, \
+         {upsert spiffe_id} updated_at = ?1, serial_number = ?4, \
          expires_at = ?5, new_serial_number = ?6, new_expires_at = ?7, can_reattest = ?8, agent_version = ?9",
         params![
             now(),

@@ -133,7 +133,7 @@ pub async fn entries_as_a_naive_model_lists_them(store: Arc<dyn DataStore>) {
     assert!(found > 1000, "filters that match nothing prove nothing: {found}");
 }
 
-/// A token is a number; a page has a size; a set that is asked for is not empty.
+/// A token is a number of 32 bits; a page has a size; a set that is asked for is not empty.
 pub async fn bad_paging_is_refused(store: Arc<dyn DataStore>) {
     let list = async |filter: EntryFilter, size: u32, token: &str| {
         store.entry_list(&filter, Some(&paging(size, &token.to_owned())), Consistency::Current).await
@@ -141,9 +141,11 @@ pub async fn bad_paging_is_refused(store: Arc<dyn DataStore>) {
     let all = EntryFilter::default;
     let zero = list(all(), 0, "").await;
     assert_eq!(zero, Err(Error::Invalid("cannot paginate with pagesize = 0".into())));
-    let bad = list(all(), 1, "x").await;
-    assert_eq!(bad, Err(Error::Invalid("could not parse token 'x'".into())));
-    let past = list(all(), 1, &u64::MAX.to_string()).await.unwrap();
+    for token in ["x", "+5", "-1", "4294967296"] {
+        let bad = list(all(), 1, token).await;
+        assert_eq!(bad, Err(Error::Invalid(format!("could not parse token '{token}'"))));
+    }
+    let past = list(all(), 1, &u32::MAX.to_string()).await.unwrap();
     assert!(past.items.is_empty() && past.next.is_empty());
     let nothing = EntryFilter {
         selectors: Some(SelectorMatch { selectors: selectors(&[]), how: SetMatch::Any }),

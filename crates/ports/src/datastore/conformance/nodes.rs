@@ -32,7 +32,7 @@ pub async fn an_attested_node_reads_back(store: Arc<dyn DataStore>) {
     assert_eq!(found, [wanted, plain]);
 }
 
-/// One row an agent, however often it attests.
+/// One row an agent, however often it attests. It keeps the type of the first time.
 pub async fn attesting_again_replaces(store: Arc<dyn DataStore>) {
     let mut wanted = node("/spire/agent/a");
     wanted.selectors = selectors(&["x:1", "x:2"]);
@@ -42,7 +42,8 @@ pub async fn attesting_again_replaces(store: Arc<dyn DataStore>) {
     wanted.new_serial_number = "".into();
     wanted.expires_at = Timestamp::from_unix(5);
     wanted.selectors = selectors(&["x:2", "x:3"]);
-    let second = store.node_attest(&wanted).await.unwrap();
+    let again = Node { attestation_type: "another".into(), ..wanted.clone() };
+    let second = store.node_attest(&again).await.unwrap();
     assert!(second.event > first.event);
     assert_eq!(store.node_fetch(&wanted.spiffe_id).await, Ok(Some(wanted)));
     assert_eq!(store.node_count(&NodeFilter::default()).await, Ok(1));

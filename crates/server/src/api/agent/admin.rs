@@ -192,6 +192,12 @@ fn go_time(text: &str) -> Option<Timestamp> {
         format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
     const OFFSET: &[time::format_description::BorrowedFormatItem<'_>] =
         format_description!("[offset_hour sign:mandatory][offset_minute]");
+    const HOURS: &[time::format_description::BorrowedFormatItem<'_>] =
+        format_description!("[offset_hour sign:mandatory]");
+    if text.get(19..20)? != " " || text.get(25..26)? != " " {
+        return None;
+    }
+    UtcOffset::parse(text.get(26..)?, HOURS).ok()?;
     let at = PrimitiveDateTime::parse(text.get(..19)?, AT).ok()?;
     let offset = UtcOffset::parse(text.get(20..25)?, OFFSET).ok()?;
     Some(at.assume_offset(offset).into())
@@ -221,7 +227,14 @@ mod tests {
     fn times_of_the_command_line() {
         assert_eq!(go_time("2023-11-14 22:13:20 +0000 +00"), Some(Timestamp::from_unix(1_700_000_000)));
         assert_eq!(go_time("2023-11-14 23:13:20 +0100 +01"), Some(Timestamp::from_unix(1_700_000_000)));
-        for bad in ["", "2023-11-14", "tomorrow", "2023-11-14 22:13:20 UTC"] {
+        for bad in [
+            "",
+            "2023-11-14",
+            "tomorrow",
+            "2023-11-14 22:13:20 UTC",
+            "2023-11-14 22:13:20 +0000",
+            "2023-11-14 22:13:20 +0000 +00x",
+        ] {
             assert_eq!(go_time(bad), None, "{bad}");
         }
     }
