@@ -168,12 +168,36 @@ pub fn tcp_channel_from(
     port: u16,
     tls: TlsClient,
 ) -> Result<Channel, io::Error> {
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-    // The connector makes it TLS; "https" would have tonic look for its own.
-    let dialled: Uri = format!("http://{authority}").parse().map_err(invalid)?;
-    let shown: Uri = format!("https://{authority}").parse().map_err(invalid)?;
-    Ok(endpoint(dialled).origin(shown).connect_with_connector_lazy(TlsConnector::new(tls).from_address(from)))
+    Ok(TcpTarget::new(host, port, TlsConnector::new(tls).from_address(from))?.channel())
+}
+
+/// A SPIRE server that is dialled again and again, over TCP and TLS.
+#[derive(Debug, Clone)]
+pub struct TcpTarget {
+    endpoint: Endpoint,
+    connector: TlsConnector,
+}
+
+impl TcpTarget {
+    /// The server at a host and port. Nothing is dialled yet.
+    ///
+    /// # Errors
+    /// Host and port make no address.
+    pub fn new(host: &str, port: u16, connector: TlsConnector) -> Result<Self, io::Error> {
+        let authority =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        // The connector makes it TLS; "https" would have tonic look for its own.
+        let dialled: Uri = format!("http://{authority}").parse().map_err(invalid)?;
+        let shown: Uri = format!("https://{authority}").parse().map_err(invalid)?;
+        Ok(Self { endpoint: endpoint(dialled).origin(shown), connector })
+    }
+
+    /// A channel with a connection of its own, as [`tcp_channel`] makes it. Its first attempt goes to the address of the
+    /// name that follows the one of the last attempt, also of an earlier channel.
+    pub fn channel(&self) -> Channel {
+        self.endpoint.connect_with_connector_lazy(self.connector.clone())
+    }
 }
 
 /// A channel to a unix socket, connected when first used.

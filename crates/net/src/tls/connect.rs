@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError};
 use spire_core::spiffe::SpiffeId;
@@ -30,6 +31,14 @@ use spire_compat::errno::errno_text;
 
 /// Deadline of one attempt, name, connection and handshake: grpc-go's minimum connect timeout.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What was sent and not acknowledged for so long ends a connection: its other end is gone, or the way to it. Without,
+/// Linux sends again for a quarter of an hour.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+/// Silence after which the other end is asked whether it is still there. That is TCP's own question: servers on grpc-go
+/// end connections whose clients ask in HTTP/2 more often than every five minutes.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Room for the first octets of a server: its SETTINGS.
 const FIRST_READ: usize = 256;
@@ -283,10 +292,26 @@ impl TlsConnector {
 }
 
 async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let Some(from) = from else { return TcpStream::connect(to).await };
-    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.bind(SocketAddr::new(from, 0))?;
-    socket.connect(to).await
+    let stream = match from {
+        None => TcpStream::connect(to).await?,
+        Some(from) => {
+            let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.bind(SocketAddr::new(from, 0))?;
+            socket.connect(to).await?
+        }
+    };
+    notice_death(&stream);
+    Ok(stream)
+}
+
+/// Has the system end a connection whose other end vanished without a word. What it refuses is an improvement less, not
+/// a failure.
+fn notice_death(stream: &TcpStream) {
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 3);
+    let milliseconds = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
+    let _ = sockopt::set_tcp_user_timeout(stream, milliseconds);
 }
 
 /// A connection of which the first octets were read already.

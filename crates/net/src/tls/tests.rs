@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::oneshot;
@@ -18,8 +19,8 @@ use tonic::service::Routes;
 
 use super::peer::UnverifiedServer;
 use super::{
-    Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsClient, TlsPolicy, TlsSetupError,
-    TrustSource,
+    Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsClient, TlsConnector, TlsPolicy,
+    TlsSetupError, TrustSource,
 };
 use crate::fixture::{Echo, TestCa, call};
 use crate::grpc::{Stopped, graceful, serve, serve_aged, tcp_channel, tcp_server};
@@ -101,6 +102,21 @@ async fn old_connections_are_replaced_under_calls() {
     stop.send(()).expect("it runs");
     drop(channel);
     assert_eq!(server.await.expect("task").expect("served"), Stopped::Gracefully);
+}
+
+#[tokio::test]
+async fn a_server_that_vanishes_is_noticed() {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let ca = TestCa::new("spiffe://a.test");
+    let client = TlsClient::spiffe(Bundles::of(&[("a.test", &ca)]), id(SERVER), None, ANY).expect("settings");
+    for from in [None, Some(Ipv4Addr::LOCALHOST.into())] {
+        let connector = TlsConnector::new(client.clone()).from_address(from);
+        let stream = connector.dial_tcp("127.0.0.1".to_owned(), port).await.expect("it listens");
+        assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(30_000));
+        assert_eq!(sockopt::socket_keepalive(&stream), Ok(true));
+        assert_eq!(sockopt::tcp_keepidle(&stream), Ok(Duration::from_secs(30)));
+    }
 }
 
 async fn start(
@@ -262,7 +278,7 @@ async fn a_silent_client_holds_up_nobody_and_http1_is_refused() {
     seen(address, TlsClient::spiffe(trust.clone(), id(SERVER), None, ANY)).await.expect("served");
 
     let http1 = TlsClient::spiffe_https(trust, id(SERVER), ANY).expect("a configuration");
-    let error = super::TlsConnector::new(http1).dial("127.0.0.1".to_owned(), address.port()).await;
+    let error = TlsConnector::new(http1).dial("127.0.0.1".to_owned(), address.port()).await;
     let error = error.expect_err("no common protocol").to_string();
     assert!(error.contains("remote error: tls: no application protocol"), "{error}");
 }
