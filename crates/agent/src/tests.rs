@@ -21,13 +21,14 @@ use spire_wire::workload::{
 use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::fixture::{
-    FakeServer, FixedAttestor, WorkloadClient, deps, entry, options, refusal, workload_client,
+    FakeServer, FixedAttestor, WorkloadClient, deps, entry, now, options, refusal, workload_client,
 };
-use crate::runtime::{AgentError, Deps, Event, Options, TrustBundle, Verdict, run, start};
+use crate::runtime::{AgentError, Clock, Deps, Event, Options, TrustBundle, Verdict, run, start};
 
 mod admin;
 mod cache;
@@ -202,29 +203,37 @@ async fn jwt_svids_are_cached_and_validated() {
 }
 
 #[tokio::test]
-async fn a_failed_renewal_falls_back_to_the_cached_token() {
+async fn without_its_server_an_agent_gives_the_cached_token_at_once() {
     let server = FakeServer::start().await;
-    // A lifetime of nothing but its end: past its half at once, valid for a while.
     server.change(|state| {
         state.entries = vec![entry("web", "uid:1")];
-        state.ttl = Duration::from_secs(1);
+        state.ttl = Duration::from_secs(300);
     });
-    let folder = tempfile::tempdir().unwrap();
-    let options = Arc::new(options(&server, folder.path()));
-    let (core, _) = start(options, &deps(&["uid:1"])).await.unwrap();
-    let entry = core.identities().read(|cache| cache.entries().next().cloned()).unwrap();
     let audience = ["a".to_owned()];
-    let first = core.jwt_svid(&entry, &audience).await.unwrap();
-    server.change(|state| state.failures.push(("NewJWTSVID", Status::unknown("down"))));
-    // Whether fresh, falling back or expired is up to the clock; never a wrong token.
-    match core.jwt_svid(&entry, &audience).await {
-        Ok(again) => assert_eq!(again, first),
-        Err(error) => {
-            assert_eq!(error.to_string(), "failed to fetch JWT SVID: rpc error: code = Unknown desc = down")
+    // The agent's clock is ahead of the server's: its tokens are past their half-life, or over.
+    for (ahead, expired) in [(200, false), (400, true)] {
+        let mut deps = deps(&["uid:1"]);
+        deps.clock = Clock::Since { base: now() + Duration::from_secs(ahead), start: Instant::now() };
+        let folder = tempfile::tempdir().unwrap();
+        let (core, _) = start(Arc::new(options(&server, folder.path())), &deps).await.unwrap();
+        let entry = core.identities().read(|cache| cache.entries().next().cloned()).unwrap();
+        let first = core.jwt_svid(&entry, &audience).await.unwrap();
+        server.change(|state| state.failures.push(("NewJWTSVID", Status::unavailable("down"))));
+        let (asked, since) = (server.count("NewJWTSVID"), Instant::now());
+        let again = core.jwt_svid(&entry, &audience).await;
+        let failed = "failed to fetch JWT SVID: rpc error: code = Unavailable desc = down";
+        if expired {
+            let text = format!("unable to renew JWT for \"spiffe://test.org/web\" (err={failed})");
+            assert_eq!(again.unwrap_err().to_string(), text);
+        } else {
+            assert_eq!(again.unwrap(), first);
         }
+        let other = core.jwt_svid(&entry, &["b".to_owned()]).await.unwrap_err();
+        assert_eq!(other.to_string(), failed);
+        assert_eq!(server.count("NewJWTSVID"), asked + 2, "once for each");
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+        server.change(|state| state.failures.clear());
     }
-    let other = core.jwt_svid(&entry, &["b".to_owned()]).await.unwrap_err();
-    assert_eq!(other.to_string(), "failed to fetch JWT SVID: rpc error: code = Unknown desc = down");
 }
 
 #[tokio::test]
@@ -374,12 +383,30 @@ async fn a_restart_uses_the_stored_svid() {
     again.key_manager = keys;
     let mut events = again.events.watch();
     let running = Running::start_in(folder, &server, again, |_| {}).await;
+    assert_eq!(events.recv().await.unwrap(), Event::Starting);
     assert!(matches!(events.recv().await.unwrap(), Event::Attested { fresh: false, .. }));
     assert_eq!(server.count("AttestAgent"), 1);
     let folder = running.stop().await;
     // Without its key the SVID is of no use.
     let running = Running::start_in(folder, &server, deps(&["uid:1"]), |_| {}).await;
     assert_eq!(server.count("AttestAgent"), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stored_svid_past_its_half_life_is_renewed_at_the_start() {
+    let server = FakeServer::start().await;
+    let first = deps(&["uid:1"]);
+    let keys = Arc::clone(&first.key_manager);
+    let folder = Running::start(&server, first, |_| {}).await.stop().await;
+    let mut again = deps(&["uid:1"]);
+    again.key_manager = keys;
+    // Of its hour, ten minutes are left.
+    again.clock = Clock::Since { base: now() + Duration::from_secs(3000), start: Instant::now() };
+    let mut running = Running::start_in(folder, &server, again, |_| {}).await;
+    let rotated = running.until(|event| matches!(event, Event::AgentRotated { .. }));
+    tokio::time::timeout(Duration::from_secs(10), rotated).await.expect("renewed at once");
+    assert_eq!((server.count("AttestAgent"), server.count("RenewAgent")), (1, 1));
     running.stop().await;
 }
 

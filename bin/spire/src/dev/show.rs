@@ -54,7 +54,11 @@ fn text(event: &Event) -> Option<String> {
             format!("attested  process {pid}: {}", ids.join(", "))
         }
         Event::BundleChanged(trust_domain) => format!("changed   bundle of {trust_domain}"),
-        Event::Synced { .. } | Event::PushConnected | Event::Listening { .. } | Event::Started => {
+        Event::Starting
+        | Event::Synced { .. }
+        | Event::PushConnected
+        | Event::Listening { .. }
+        | Event::Started => {
             return None;
         }
     })

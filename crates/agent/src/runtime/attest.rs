@@ -399,7 +399,7 @@ impl<'a> Dialogue<'a> {
                 let (requests, outgoing) = mpsc::channel(1);
                 // The channel has room; a server may answer nothing, not even headers, before the first message.
                 requests.try_send(request).map_err(|_| Status::internal("stream is closed"))?;
-                let answers = AgentClient::new(self.client.channel())
+                let answers = AgentClient::new(self.client.connection().channel)
                     .attest_agent(ReceiverStream::new(outgoing))
                     .await?;
                 &mut none.insert((requests, answers.into_inner())).1

@@ -10,9 +10,8 @@ use spire_core::pki::{Certificate, UnverifiedJws};
 use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
 use spire_core::svids::JwtSvid;
 use spire_core::time::Timestamp;
-use spire_net::grpc::tcp_channel;
-use spire_net::tls::{Identity, TlsClient, TlsPolicy, TlsSetupError, TrustSource};
-use spire_ports::observe::GrpcCode;
+use spire_net::grpc::TcpTarget;
+use spire_net::tls::{Identity, TlsClient, TlsConnector, TlsPolicy, TlsSetupError, TrustSource};
 use spire_wire::api::server::agent::v1::{
     AgentX509svidParams, PostStatusRequest, RenewAgentRequest, agent_client::AgentClient,
 };
@@ -27,9 +26,8 @@ use spire_wire::api::server::svid::v1::{
 use spire_wire::api::types;
 use spire_wire::push::{SubscribeRequest, Update, agent_push_client::AgentPushClient};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::backoff::{Backoff, random};
 use super::convert::{self, ConvertError};
 use super::options::Options;
 use super::status::{GoStatus, code_name};
@@ -39,9 +37,6 @@ pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Federated bundles that are fetched at once (pkg/agent/client: maxBundleWorkers).
 const BUNDLE_WORKERS: usize = 10;
-
-/// First wait between attempts to get a JWT-SVID (pkg/agent/client: jwtSVIDRetryInterval).
-const JWT_RETRY: Duration = Duration::from_secs(1);
 
 /// A call that failed: what was tried, and the server's or the network's answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,19 +53,25 @@ impl CallError {
         move |status| Self { doing, status: Box::new(status) }
     }
 
-    pub(super) fn timeout(doing: &'static str) -> Self {
-        Self { doing, status: Box::new(Status::deadline_exceeded("context deadline exceeded")) }
-    }
-
     pub(super) fn malformed(doing: &'static str, error: &ConvertError) -> Self {
         Self { doing, status: Box::new(Status::internal(error.to_string())) }
     }
 }
 
-impl GrpcCode for CallError {
-    fn grpc_code(&self) -> &'static str {
-        code_name(self.status.code())
-    }
+/// Why there is no JWT-SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum JwtError {
+    /// None could be had.
+    #[error(transparent)]
+    New(CallError),
+    /// The one that is cached has expired, and no other could be had (pkg/agent/manager/manager.go: FetchJWTSVID).
+    #[error("unable to renew JWT for \"{spiffe_id}\" (err={cause})")]
+    Renew {
+        /// Whose it was.
+        spiffe_id: SpiffeId,
+        /// Why there is no other.
+        cause: CallError,
+    },
 }
 
 /// One item of a batch of X.509-SVIDs.
@@ -85,11 +86,15 @@ pub(super) enum Signed {
 /// A connection to the server that is made when it is needed and can be dropped.
 #[derive(Debug)]
 pub(super) struct ServerClient {
-    host: String,
-    port: u16,
-    tls: TlsClient,
-    /// The connection, and the first one, which proved that the address is well formed.
-    channel: Mutex<Channel>,
+    target: TcpTarget,
+    connection: Mutex<Connection>,
+}
+
+/// A connection, and the how many-eth of its client it is.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    number: u64,
+    pub(super) channel: Channel,
 }
 
 impl ServerClient {
@@ -119,23 +124,63 @@ impl ServerClient {
     }
 
     fn with_tls(options: &Options, tls: TlsClient) -> Result<Self, ClientSetupError> {
-        let (host, port) = (options.server_host.clone(), options.server_port);
-        let channel = tcp_channel(&host, port, tls.clone())
+        let target = TcpTarget::new(&options.server_host, options.server_port, TlsConnector::new(tls))
             .map_err(|_| ClientSetupError::Address(options.server_address()))?;
-        Ok(Self { host, port, tls, channel: Mutex::new(channel) })
+        let connection = Mutex::new(Connection { number: 0, channel: target.channel() });
+        Ok(Self { target, connection })
     }
 
     /// Drops the connection: the next call makes a new one, which shows the identity of that moment.
     pub(super) fn release(&self) {
-        // The same arguments made a channel before, so this cannot fail; the old one would do too.
-        if let Ok(fresh) = tcp_channel(&self.host, self.port, self.tls.clone()) {
-            *self.channel.lock() = fresh;
-        }
+        let mut connection = self.connection.lock();
+        *connection = self.next(&connection);
+    }
+
+    fn next(&self, last: &Connection) -> Connection {
+        Connection { number: last.number + 1, channel: self.target.channel() }
     }
 
     /// The connection. It dials when it is first used and dials again after it broke.
-    pub(super) fn channel(&self) -> Channel {
-        self.channel.lock().clone()
+    pub(super) fn connection(&self) -> Connection {
+        self.connection.lock().clone()
+    }
+
+    /// Drops the connection on which a call failed, unless it is gone already (pkg/agent/client: release): its other end
+    /// may have vanished without a word, and another server of the same name may be better off. A server that does not
+    /// know a method is none the worse for it.
+    pub(super) fn failed(&self, used: &Connection, status: &Status) {
+        let mut connection = self.connection.lock();
+        if status.code() != Code::Unimplemented && connection.number == used.number {
+            *connection = self.next(&connection);
+        }
+    }
+
+    /// One call within `timeout`.
+    async fn call<T, R, F>(
+        &self,
+        timeout: Duration,
+        message: T,
+        call: impl FnOnce(Channel, Request<T>) -> F,
+    ) -> Result<R, Status>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let used = self.connection();
+        let mut request = Request::new(message);
+        // Which the server is told; tonic waits so long for the head of the answer only.
+        request.set_timeout(timeout);
+        let answer = tokio::time::timeout(timeout, call(used.channel.clone(), request)).await;
+        let answer = match answer {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            // tonic's word for the same.
+            Ok(Err(status)) if status.code() == Code::Cancelled && status.message() == "Timeout expired" => {
+                timed_out()
+            }
+            Ok(Err(status)) => status,
+            Err(_) => timed_out(),
+        };
+        self.failed(&used, &answer);
+        Err(answer)
     }
 
     /// Tells the server which version runs here.
@@ -144,7 +189,9 @@ impl ServerClient {
     /// [`CallError`], as for every call.
     pub(super) async fn post_status(&self, version: &str) -> Result<(), CallError> {
         let request = PostStatusRequest { agent_version: version.to_owned(), ..PostStatusRequest::default() };
-        let answer = AgentClient::new(self.channel()).post_status(timed(request)).await;
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| AgentClient::new(channel).post_status(r).await)
+            .await;
         answer.map(drop).map_err(CallError::new("failed to post agent status"))
     }
 
@@ -152,17 +199,22 @@ impl ServerClient {
     pub(super) async fn renew_agent(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, CallError> {
         const DOING: &str = "failed to renew agent";
         let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.into() }) };
-        let answer = AgentClient::new(self.channel()).renew_agent(timed(request)).await;
-        let svid = answer.map_err(CallError::new(DOING))?.into_inner().svid.unwrap_or_default();
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| AgentClient::new(channel).renew_agent(r).await)
+            .await;
+        let svid = answer.map_err(CallError::new(DOING))?.svid.unwrap_or_default();
         convert::chain(svid.cert_chain).map_err(|e| CallError::malformed(DOING, &e))
     }
 
     /// Every entry that the agent is authorised for. Malformed ones are left out with a warning.
     pub(super) async fn authorized_entries(&self) -> Result<Vec<Entry>, CallError> {
         let request = GetAuthorizedEntriesRequest { output_mask: Some(entry_mask()) };
-        let answer = EntryClient::new(self.channel()).get_authorized_entries(timed(request)).await;
-        let entries =
-            answer.map_err(CallError::new("failed to fetch authorized entries"))?.into_inner().entries;
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| {
+                EntryClient::new(channel).get_authorized_entries(r).await
+            })
+            .await;
+        let entries = answer.map_err(CallError::new("failed to fetch authorized entries"))?.entries;
         Ok(entries.into_iter().filter_map(well_formed).collect())
     }
 
@@ -186,21 +238,25 @@ impl ServerClient {
     }
 
     async fn own_bundle(&self) -> Result<types::Bundle, CallError> {
-        let answer = BundleClient::new(self.channel()).get_bundle(timed(GetBundleRequest::default())).await;
-        Ok(answer.map_err(CallError::new("failed to fetch bundle"))?.into_inner())
+        let request = GetBundleRequest::default();
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| BundleClient::new(channel).get_bundle(r).await)
+            .await;
+        answer.map_err(CallError::new("failed to fetch bundle"))
     }
 
     async fn federated_bundle(&self, domain: TrustDomain) -> Result<Option<types::Bundle>, CallError> {
         let request = GetFederatedBundleRequest { trust_domain: domain.name().to_owned(), output_mask: None };
-        let answer = BundleClient::new(self.channel()).get_federated_bundle(timed(request)).await;
-        match answer {
-            Ok(bundle) => Ok(Some(bundle.into_inner())),
+        let get = async |channel, r| match BundleClient::new(channel).get_federated_bundle(r).await {
+            Ok(answer) => Ok(answer.map(Some)),
             Err(status) if status.code() == Code::NotFound => {
                 tracing::warn!(federated_bundle = %domain.id_string(), error = %GoStatus(&status), "Federated bundle not found");
-                Ok(None)
+                Ok(Response::new(None))
             }
-            Err(status) => Err(CallError::new("failed to fetch federated bundle")(status)),
-        }
+            Err(status) => Err(status),
+        };
+        let answer = self.call(RPC_TIMEOUT, request, get).await;
+        answer.map_err(CallError::new("failed to fetch federated bundle"))
     }
 
     /// X.509-SVIDs for entries, in the order of the requests.
@@ -212,11 +268,13 @@ impl ServerClient {
             .into_iter()
             .map(|(id, csr)| NewX509svidParams { entry_id: id.as_str().to_owned(), csr: csr.into() })
             .collect();
-        let answer = SvidClient::new(self.channel())
-            .batch_new_x509svid(timed(BatchNewX509svidRequest { params }))
+        let request = BatchNewX509svidRequest { params };
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| {
+                SvidClient::new(channel).batch_new_x509svid(r).await
+            })
             .await;
-        let results =
-            answer.map_err(CallError::new("failed to batch new X509 SVID(s)"))?.into_inner().results;
+        let results = answer.map_err(CallError::new("failed to batch new X509 SVID(s)"))?.results;
         let signed = results.into_iter().map(|result| {
             let status = result.status.unwrap_or_default();
             match result.svid {
@@ -230,34 +288,19 @@ impl ServerClient {
         Ok(signed.collect())
     }
 
-    /// A JWT-SVID. Failures that may pass are tried again until the timeout.
+    /// A JWT-SVID, within `timeout`.
     pub(super) async fn new_jwt_svid(
         &self,
         entry_id: &EntryId,
         audience: &[String],
         timeout: Duration,
     ) -> Result<(SpiffeId, JwtSvid), CallError> {
-        const DOING: &str = "failed to fetch JWT SVID";
-        let attempts = async {
-            let mut backoff = Backoff::new(JWT_RETRY);
-            loop {
-                let request =
-                    NewJwtsvidRequest { entry_id: entry_id.as_str().to_owned(), audience: audience.to_vec() };
-                let answer = SvidClient::new(self.channel()).new_jwtsvid(timed(request)).await;
-                match answer {
-                    Ok(answer) => return jwt_svid(answer.into_inner().svid),
-                    Err(status) if is_retriable(status.code()) => {
-                        tracing::debug!(error = %GoStatus(&status), "Failed to fetch JWT SVID; retrying");
-                        tokio::time::sleep(backoff.next(random()).unwrap_or(JWT_RETRY)).await;
-                    }
-                    Err(status) => return Err(status),
-                }
-            }
-        };
-        match tokio::time::timeout(timeout, attempts).await {
-            Ok(answer) => answer.map_err(CallError::new(DOING)),
-            Err(_) => Err(CallError::timeout(DOING)),
-        }
+        let request =
+            NewJwtsvidRequest { entry_id: entry_id.as_str().to_owned(), audience: audience.to_vec() };
+        let answer = self
+            .call(timeout, request, async |channel, r| SvidClient::new(channel).new_jwtsvid(r).await)
+            .await;
+        answer.and_then(|answer| jwt_svid(answer.svid)).map_err(CallError::new("failed to fetch JWT SVID"))
     }
 
     /// WIT-SVIDs for entries and keys, in the order of the requests.
@@ -265,9 +308,13 @@ impl ServerClient {
         &self,
         params: Vec<NewWitsvidParams>,
     ) -> Result<Vec<Result<types::Witsvid, types::Status>>, CallError> {
-        let answer =
-            SvidClient::new(self.channel()).batch_new_witsvid(timed(BatchNewWitsvidRequest { params })).await;
-        let results = answer.map_err(CallError::new("failed to batch new WIT-SVID(s)"))?.into_inner().results;
+        let request = BatchNewWitsvidRequest { params };
+        let answer = self
+            .call(RPC_TIMEOUT, request, async |channel, r| {
+                SvidClient::new(channel).batch_new_witsvid(r).await
+            })
+            .await;
+        let results = answer.map_err(CallError::new("failed to batch new WIT-SVID(s)"))?.results;
         let signed =
             results.into_iter().map(|result| match (result.svid, result.status.unwrap_or_default()) {
                 (Some(svid), status) if status.code == 0 => Ok(svid),
@@ -280,7 +327,9 @@ impl ServerClient {
     pub(super) async fn subscribe(&self, last_seen: Option<u64>) -> Result<Streaming<Update>, CallError> {
         // The stream is open as long as it is of use, so it has no deadline.
         let request = SubscribeRequest { last_seen };
-        let answer = AgentPushClient::new(self.channel()).subscribe(request).await;
+        let used = self.connection();
+        let answer = AgentPushClient::new(used.channel.clone()).subscribe(request).await;
+        let answer = answer.inspect_err(|status| self.failed(&used, status));
         Ok(answer.map_err(CallError::new("failed to subscribe to changes"))?.into_inner())
     }
 }
@@ -296,10 +345,9 @@ pub enum ClientSetupError {
     Address(String),
 }
 
-fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(RPC_TIMEOUT);
-    request
+/// What grpc-go says when a call took too long.
+pub(super) fn timed_out() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
 }
 
 /// The fields that an agent needs of an entry (pkg/agent/client: entryOutputMask).
@@ -369,20 +417,10 @@ fn jwt_svid(svid: Option<types::Jwtsvid>) -> Result<(SpiffeId, JwtSvid), Status>
     Ok((id, jwt))
 }
 
-/// pkg/agent/client: isRetriable.
-fn is_retriable(code: Code) -> bool {
-    !matches!(
-        code,
-        Code::Unknown
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::InvalidArgument
-            | Code::Unimplemented
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::super::status::is_unknown_authority;
     use super::super::trust::Trust;
     use super::*;
@@ -403,6 +441,44 @@ mod tests {
         assert_eq!(server.count("GetBundle"), 1, "the other client came no further than the handshake");
         let insecure = ServerClient::insecure(&options).unwrap();
         assert_eq!(insecure.bundle().await.unwrap().x509_authorities.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_a_call_failed_is_left() {
+        let server = FakeServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(&server, folder.path());
+        let trust = Trust::new(domain(), vec![server.ca.certificate().clone()]);
+        let client = ServerClient::new(&options, trust, None).unwrap();
+        let connections = || server.connections.load(Ordering::Relaxed);
+        for _ in 0..2 {
+            client.bundle().await.unwrap();
+        }
+        assert_eq!(connections(), 1);
+        server.change(|state| {
+            state.failures.push(("BatchNewX509SVID", Status::unimplemented("an old server")));
+            state.silent.push("NewJWTSVID");
+        });
+        client.new_x509_svids(Vec::new()).await.unwrap_err();
+        client.bundle().await.unwrap();
+        assert_eq!(connections(), 1, "the server is well");
+
+        // It answers nothing more, as if it were gone without a word. Calls that fail together leave it once.
+        let (id, audience) = (EntryId::from_stored("web".to_owned()), ["a".to_owned()]);
+        let ask = || client.new_jwt_svid(&id, &audience, Duration::from_millis(100));
+        let (one, other) = tokio::join!(ask(), ask());
+        for failed in [one, other] {
+            let expected = "failed to fetch JWT SVID: rpc error: code = DeadlineExceeded desc = context deadline exceeded";
+            assert_eq!(failed.unwrap_err().to_string(), expected);
+        }
+        assert_eq!(client.connection().number, 1);
+        client.bundle().await.unwrap();
+        assert_eq!(connections(), 2);
+        server.change(|state| state.failures.push(("GetBundle", Status::internal("no database"))));
+        client.bundle().await.unwrap_err();
+        server.change(|state| state.failures.clear());
+        client.bundle().await.unwrap();
+        assert_eq!(connections(), 3);
     }
 
     #[test]

@@ -13,6 +13,8 @@ const QUEUE: usize = 256;
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The plugins are loaded; the agent is about to attest. Its health check is there.
+    Starting,
     /// The agent has an SVID: from attestation, or a stored one.
     Attested {
         /// The agent's ID.

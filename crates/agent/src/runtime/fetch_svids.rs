@@ -7,6 +7,7 @@ use spire_core::model::EntryId;
 use spire_core::pki::{Certificate, KeyType, LocalKey};
 use spire_core::svids::{Stale, X509Svid};
 use spire_ports::observe::{Call, names};
+use tokio::time::Instant;
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -23,6 +24,10 @@ const BATCH_MAX: usize = 500;
 /// First and longest wait after a failed batch (pkg/agent/manager: SVIDSyncInterval, maxSVIDSyncInterval).
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(4 * 60);
+
+/// A sync that succeeds ends the wait when it has lasted so long: the server is there. Not sooner, since syncs follow each
+/// other quickly where much changes.
+const RETRY_SYNCED: Duration = Duration::from_secs(2);
 
 /// A request on its way: the key that will go with the SVID.
 pub(super) struct Prepared {
@@ -46,12 +51,21 @@ impl Core {
                 Err(error) => {
                     tracing::error!(subsystem_name = "manager", error = %error, "SVID sync failed");
                     size.failed();
+                    *self.fetch_failed.lock() = Some(Instant::now());
                     tokio::select! {
                         () = self.fetch_now.notified() => {}
                         () = tokio::time::sleep(backoff.next(random()).unwrap_or(RETRY_MAX)) => {}
                     }
+                    *self.fetch_failed.lock() = None;
                 }
             }
+        }
+    }
+
+    /// Has a batch that failed tried again after a sync (pkg/agent/manager/sync.go: synchronize fetches SVIDs each time).
+    pub(super) fn retry_svids(&self) {
+        if self.fetch_failed.lock().is_some_and(|at| at.elapsed() >= RETRY_SYNCED) {
+            self.fetch_now.notify_one();
         }
     }
 
@@ -188,4 +202,43 @@ pub(super) fn assemble(chain: Vec<Certificate>, key: &LocalKey) -> Option<X509Sv
     let private_key: Zeroizing<Vec<u8>> = key.to_pkcs8().ok()?;
     let chain = chain.iter().map(|c| c.der().clone()).collect();
     Some(X509Svid { spiffe_id, chain, private_key, not_before, not_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::fixture::{FakeServer, deps, entry, options};
+    use crate::runtime::start;
+
+    #[tokio::test]
+    async fn a_batch_that_failed_is_tried_again_after_a_sync() {
+        let server = FakeServer::start().await;
+        server.change(|state| {
+            state.entries = vec![entry("web", "uid:1")];
+            state.failures.push(("BatchNewX509SVID", Status::unavailable("down")));
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let (core, _) = start(Arc::new(options(&server, folder.path())), &deps(&["uid:1"])).await.unwrap();
+        let looping = tokio::spawn({
+            let core = Arc::clone(&core);
+            async move { core.svid_loop().await }
+        });
+        while core.fetch_failed.lock().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        looping.abort();
+        let _ = looping.await;
+        for (since, expected) in
+            [(None, false), (Some(Duration::ZERO), false), (Some(RETRY_SYNCED + RETRY_MIN), true)]
+        {
+            *core.fetch_failed.lock() = since.map(|since| Instant::now() - since);
+            core.synchronize().await.unwrap();
+            let notified = timeout(Duration::from_millis(50), core.fetch_now.notified()).await.is_ok();
+            assert_eq!(notified, expected, "{since:?}");
+        }
+    }
 }

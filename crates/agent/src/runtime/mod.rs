@@ -33,7 +33,7 @@ mod workload;
 
 pub use attest::{AgentSvid, AttestError};
 pub use bootstrap::BootstrapError;
-pub use client::{CallError, ClientSetupError};
+pub use client::{CallError, ClientSetupError, JwtError};
 pub use clock::Clock;
 pub use convert::ConvertError;
 pub use error::AgentError;

@@ -132,6 +132,7 @@ pub(crate) async fn start(
     let health = Arc::new(AgentHealth::default());
     // The name is the agent's alone.
     let _ = deps.health.add(check::AGENT, health.clone());
+    deps.events.emit(|| Event::Starting);
 
     let mut sources =
         TrustSources::new(Arc::clone(&options), Arc::clone(&storage), Arc::clone(&deps.metrics), deps.clock);
@@ -165,6 +166,7 @@ pub(crate) async fn start(
         events: deps.events.clone(),
         sources,
         svid: attested.svid,
+        fresh,
         bundle: attested.bundle,
         identities,
         live: deps.live.clone(),
@@ -296,8 +298,9 @@ async fn initialize(core: &Core, version: &str) -> Result<(), AgentError> {
             return Err(error);
         }
         let error = if error.is_unknown_authority() && core.options().rebootstrap != Rebootstrap::Never {
+            let cause = error.to_string();
             core.disagree(error)?;
-            AgentError::Serve("trust bundle and server do not agree".to_owned())
+            AgentError::Serve(cause)
         } else {
             error
         };

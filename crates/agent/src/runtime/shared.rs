@@ -18,11 +18,12 @@ use spire_ports::observe::{Call, Metrics, names};
 use spire_ports::plugins::{AgentNodeAttestor, SvidStore};
 use spire_telemetry::LogLevel;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::attest::AgentSvid;
 use super::backoff::random;
 use super::bootstrap::TrustSources;
-use super::client::{CallError, RPC_TIMEOUT, ServerClient};
+use super::client::{JwtError, RPC_TIMEOUT, ServerClient};
 use super::clock::Clock;
 use super::error::AgentError;
 use super::events::{Event, Events};
@@ -58,6 +59,8 @@ pub struct Core {
     pub(super) sync_now: Notify,
     /// The server is there again: what failed need not wait any longer.
     pub(super) fetch_now: Notify,
+    /// When a batch of X.509-SVIDs failed that waits to be tried again.
+    pub(super) fetch_failed: Mutex<Option<Instant>>,
     /// The server tells of changes.
     pub(super) pushed: AtomicBool,
     /// The server knows SyncAuthorizedEntries.
@@ -104,6 +107,8 @@ pub struct Parts {
     pub sources: TrustSources,
     /// The agent's SVID.
     pub svid: AgentSvid,
+    /// Whether the server gave it just now; else it is a stored one.
+    pub fresh: bool,
     /// The bundle of the trust domain.
     pub bundle: Bundle,
     /// What is served.
@@ -129,7 +134,15 @@ impl Core {
         let max_jwt = or_default(options.jwt_svid_cache_max_size);
         let max_wit = or_default(options.x509_svid_cache_max_size);
         let rotation = Rotation::new(options.availability_target);
-        let held = Held { renew_at: renewal(rotation, &parts.svid, parts.clock.now()), svid: parts.svid };
+        let renew_at = match parts.fresh {
+            true => renewal(rotation, &parts.svid, parts.clock.now()),
+            // One that is past its half-life is due: an agent that never runs for long would not come to it.
+            false => {
+                let leaf = parts.svid.leaf();
+                rotation.renew_x509_at(leaf.not_before(), leaf.not_after(), Jitter::from_random(random()))
+            }
+        };
+        let held = Held { renew_at, svid: parts.svid };
         let core = Self {
             clock: parts.clock,
             storage: parts.storage,
@@ -147,6 +160,7 @@ impl Core {
             tainted: AtomicBool::new(false),
             sync_now: Notify::new(),
             fetch_now: Notify::new(),
+            fetch_failed: Mutex::default(),
             pushed: AtomicBool::new(false),
             syncs_changes: AtomicBool::new(options.use_sync_authorized_entries),
             last_sync: AtomicI64::new(0),
@@ -378,22 +392,23 @@ impl Core {
     }
 
     /// A JWT-SVID for an entry: the cached one while it is fresh, else a new one, else the cached one while it
-    /// is valid (pkg/agent/manager/manager.go: FetchJWTSVID).
+    /// is valid (pkg/agent/manager/manager.go: FetchJWTSVID). The server is asked once: whoever waits asks again, and may
+    /// not have the time that other attempts take.
     ///
     /// # Errors
-    /// [`CallError`] when the server gives none and no valid one is cached.
-    pub async fn jwt_svid(&self, entry: &Entry, audience: &[String]) -> Result<Arc<JwtSvid>, CallError> {
+    /// [`JwtError`] when the server gives none and no valid one is cached.
+    pub async fn jwt_svid(&self, entry: &Entry, audience: &[String]) -> Result<Arc<JwtSvid>, JwtError> {
         // A token with a `jti` is made for one use.
         let cached = !entry.attributes.is_some_and(|a| a.jwt_svid_include_jti);
         let key = JwtKey::new(&entry.spiffe_id, audience);
-        let fallback = match cached.then(|| self.jwt.lock().lookup(&key, self.clock.now())) {
-            Some(JwtLookup::Fresh(svid)) => return Ok(svid),
-            Some(JwtLookup::Renew(svid)) => Some(svid),
-            Some(JwtLookup::Absent) | None => None,
+        let known = match cached {
+            true => self.jwt.lock().lookup(&key, self.clock.now()),
+            false => JwtLookup::Absent,
         };
-        let timeout = match &fallback {
-            Some(_) => self.options.jwt_svid_cache_hit_timeout.unwrap_or(RPC_TIMEOUT),
-            None => RPC_TIMEOUT,
+        let timeout = match &known {
+            JwtLookup::Fresh(svid) => return Ok(Arc::clone(svid)),
+            JwtLookup::Renew(_) => self.options.jwt_svid_cache_hit_timeout.unwrap_or(RPC_TIMEOUT),
+            JwtLookup::Expired | JwtLookup::Absent => RPC_TIMEOUT,
         };
         match self.client.new_jwt_svid(&entry.id, audience, timeout).await {
             Ok((id, svid)) => {
@@ -411,15 +426,16 @@ impl Core {
             }
             Err(error) => {
                 tracing::error!(subsystem_name = "manager", error = %error, "Failed to fetch JWT SVID");
-                match fallback.filter(|svid| !svid.is_expired(self.clock.now())) {
-                    Some(svid) => {
+                match known {
+                    JwtLookup::Fresh(svid) | JwtLookup::Renew(svid) if !svid.is_expired(self.clock.now()) => {
                         tracing::warn!(
                             subsystem_name = "manager", spiffe_id = %entry.spiffe_id, error = %error,
                             "Unable to renew JWT; returning cached copy"
                         );
                         Ok(svid)
                     }
-                    None => Err(error),
+                    JwtLookup::Absent => Err(JwtError::New(error)),
+                    _ => Err(JwtError::Renew { spiffe_id: entry.spiffe_id.clone(), cause: error }),
                 }
             }
         }

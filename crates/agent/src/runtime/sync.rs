@@ -59,6 +59,7 @@ impl Core {
         self.sweep_wit();
         self.identities().sweep();
         self.stores.wake();
+        self.retry_svids();
         self.set_last_sync(self.clock.now());
         self.note_sync(None);
         let entries = self.identities().read(spire_core::svids::X509Cache::entry_count);

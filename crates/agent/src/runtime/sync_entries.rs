@@ -8,9 +8,10 @@ use spire_wire::api::server::entry::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::client::{CallError, RPC_TIMEOUT, ServerClient, entry_mask, well_formed};
+use super::client::{CallError, RPC_TIMEOUT, ServerClient, entry_mask, timed_out, well_formed};
 
 const DOING: &str = "failed to fetch authorized entries";
 
@@ -55,24 +56,21 @@ pub(super) async fn sync_entries(
     client: &ServerClient,
     known: impl Fn(&EntryId) -> Option<Known>,
 ) -> Result<Changes, CallError> {
-    match tokio::time::timeout(RPC_TIMEOUT, dialogue(client, known)).await {
-        Ok(result) => result.map_err(|status| CallError { doing: DOING, status: Box::new(status) }),
-        Err(_) => Err(CallError::timeout(DOING)),
-    }
+    let used = client.connection();
+    let changes = tokio::time::timeout(RPC_TIMEOUT, dialogue(used.channel.clone(), known)).await;
+    changes.unwrap_or_else(|_| Err(timed_out())).map_err(|status| {
+        client.failed(&used, &status);
+        CallError { doing: DOING, status: Box::new(status) }
+    })
 }
 
-async fn dialogue(
-    client: &ServerClient,
-    known: impl Fn(&EntryId) -> Option<Known>,
-) -> Result<Changes, Status> {
+async fn dialogue(channel: Channel, known: impl Fn(&EntryId) -> Option<Known>) -> Result<Changes, Status> {
     let (requests, outgoing) = mpsc::channel(1);
     let first = SyncAuthorizedEntriesRequest { output_mask: Some(entry_mask()), ids: Vec::new() };
     // The channel has room for one and nobody else sends.
     requests.try_send(first).map_err(|_| Status::internal("stream is closed"))?;
-    let mut answers = EntryClient::new(client.channel())
-        .sync_authorized_entries(ReceiverStream::new(outgoing))
-        .await?
-        .into_inner();
+    let mut answers =
+        EntryClient::new(channel).sync_authorized_entries(ReceiverStream::new(outgoing)).await?.into_inner();
 
     let mut changes = Changes::default();
     let mut page = receive(&mut answers).await?;

@@ -63,7 +63,9 @@ pub enum JwtLookup {
     Fresh(Arc<JwtSvid>),
     /// A token past its half-life: renew it, and serve it if that fails.
     Renew(Arc<JwtSvid>),
-    /// Nothing that is valid.
+    /// A token that is of no use any more.
+    Expired,
+    /// Nothing.
     Absent,
 }
 
@@ -123,7 +125,7 @@ impl JwtCache {
         cached.last_use = self.uses;
         self.order.insert(self.uses, *key);
         if cached.svid.is_expired(now) {
-            JwtLookup::Absent
+            JwtLookup::Expired
         } else if now >= cached.renew_at {
             JwtLookup::Renew(Arc::clone(&cached.svid))
         } else {
@@ -218,7 +220,7 @@ mod tests {
             (149, JwtLookup::Fresh(Arc::clone(&token))),
             (150, JwtLookup::Renew(Arc::clone(&token))),
             (299, JwtLookup::Renew(Arc::clone(&token))),
-            (300, JwtLookup::Absent),
+            (300, JwtLookup::Expired),
         ] {
             assert_eq!(cache.lookup(&key(1), Timestamp::from_unix(now)), expected, "at {now}");
         }
