@@ -1,6 +1,7 @@
 //! `run`: from flags to an agent that runs until a signal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spire_agent::assembly::{self, Assembly, Operations, Reload};
 use spire_agent::config::{AgentConfig, AgentFlags};
@@ -24,6 +25,10 @@ const COMPATIBLE_VERSION: &str = "1.15.3";
 
 /// Processors that one agent uses at most: the others of its node are there for workloads, and each thread keeps memory.
 const WORKERS_MAX: usize = 4;
+
+/// How long health checks wait for the APIs at most (pkg/agent: startHealthChecksTimeout): an attestation may take long,
+/// and whoever asks whether the agent lives must not be refused meanwhile.
+const HEALTH_WAIT: Duration = Duration::from_secs(8);
 
 /// The command line's flags as the agent's.
 pub(crate) fn flags(flags: AgentRunFlags) -> AgentFlags {
@@ -143,7 +148,13 @@ async fn serve(config: AgentConfig, flags: AgentFlags, log: LogHandle) -> i32 {
     tokio::spawn(telemetry.clone().run(stop.clone()));
     tokio::spawn(profiling::run(config.profiling.clone(), "agent", heap::report, stop.clone()));
     let health_config = (&config.health_checks).into();
+    let starting = wait_for(events.watch(), |event| matches!(event, Event::Starting));
     let started = wait_for(events.watch(), |event| matches!(event, Event::Started));
+    let started = async {
+        starting.await;
+        // Too long is long enough.
+        let _ = tokio::time::timeout(HEALTH_WAIT, started).await;
+    };
     tokio::spawn(daemon::serve_health(health_config, health.clone(), started, stop.clone()));
     let assembly = Assembly {
         catalog: spire_plugins_builtins::agent(),

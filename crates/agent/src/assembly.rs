@@ -149,14 +149,9 @@ impl Plugins {
                 return Err(error);
             }
         };
-        let node_attestor = match &config.join_token {
-            // The plugin has no token; whoever gives one means it (pkg/agent/attestor/node).
-            Some(token) if configured.name() == JOIN_TOKEN => Arc::new(JoinToken(token.clone())),
-            _ => configured,
-        };
         Ok(Self {
             key_manager,
-            node_attestor,
+            node_attestor: with_token(config.join_token.as_deref(), configured),
             workload_attestors: loaded.workload_attestors,
             svid_stores: loaded.svid_stores,
             reconfiguration,
@@ -254,6 +249,14 @@ impl Loaded {
     }
 }
 
+/// The node attestor that is used: whoever gives a token means it, whatever the configured plugin is (pkg/agent/agent.go).
+fn with_token(token: Option<&str>, configured: Arc<dyn AgentNodeAttestor>) -> Arc<dyn AgentNodeAttestor> {
+    match token {
+        Some(token) => Arc::new(JoinToken(token.to_owned())),
+        None => configured,
+    }
+}
+
 const JOIN_TOKEN: &str = "join_token";
 
 /// Brings the join token that flag, file or configuration gave.
@@ -344,5 +347,29 @@ fn trust_bundle(source: TrustBundleSource) -> runtime::TrustBundle {
             format: form(format),
         },
         TrustBundleSource::WorkloadApi { address } => runtime::TrustBundle::WorkloadApi(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Other;
+
+    #[async_trait]
+    impl AgentNodeAttestor for Other {
+        fn name(&self) -> &str {
+            "x509pop"
+        }
+
+        async fn attest(&self, _: &mut dyn AttestationStream) -> plugins::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_token_is_used_whatever_is_configured() {
+        assert_eq!(with_token(Some("t"), Arc::new(Other)).name(), "join_token");
+        assert_eq!(with_token(None, Arc::new(Other)).name(), "x509pop");
     }
 }
