@@ -80,7 +80,7 @@ impl AdminSocket {
             routes = routes.add_service(Observed::new(logger, metrics, Some(connections)));
         }
         let health = HealthServer::new(Health::new(Arc::clone(&core), attestation));
-        let reflection = Arc::new(Reflection::new(AGENT_SOCKETS_DESCRIPTORS, services));
+        let reflection = Arc::new(Reflection::new(AGENT_SOCKETS_DESCRIPTORS, services.clone()));
         let routes = routes
             .add_service(Observed::new(health, metrics, None))
             .add_service(v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(
@@ -94,7 +94,7 @@ impl AdminSocket {
             tracing::info!(network = "unix", address, "Stopping Admin APIs");
             core.identities().close();
         };
-        spire_net::grpc::serve_unix(routes, incoming, stop).await;
+        spire_net::grpc::serve_unix(routes, &services, incoming, stop).await;
         tracing::info!(network = "unix", address, "Admin APIs have stopped");
     }
 }

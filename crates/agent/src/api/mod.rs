@@ -113,7 +113,7 @@ impl WorkloadSocket {
             let sds = sds::SdsApi::new(Arc::clone(&self.core), self.attestation, limits, unfinished);
             routes = routes.add_service(sds);
         }
-        let reflection = Arc::new(reflection::Reflection::new(FILE_DESCRIPTOR_SET, services));
+        let reflection = Arc::new(reflection::Reflection::new(FILE_DESCRIPTOR_SET, services.clone()));
         let latest = v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(&reflection));
         let alpha = v1alpha::server_reflection_server::ServerReflectionServer::from_arc(reflection);
         let routes = routes
@@ -126,6 +126,6 @@ impl WorkloadSocket {
             // Streams are open as long as their workloads live; they end here, so that the server can.
             core.identities().close();
         };
-        spire_net::grpc::serve_unix(routes, incoming, stop).await;
+        spire_net::grpc::serve_unix(routes, &services, incoming, stop).await;
     }
 }

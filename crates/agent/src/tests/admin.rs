@@ -63,6 +63,26 @@ async fn server() -> FakeServer {
 }
 
 #[tokio::test]
+async fn a_service_of_another_socket_is_named() {
+    let server = server().await;
+    let running = start(&server, &["uid:7"]).await;
+    let public = UnixConnector::new(running.folder.path().join("public/api.sock"));
+    let status = DebugClient::new(spire_net::grpc::unix_channel(public))
+        .get_info(GetInfoRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(told(&status), (Code::Unimplemented, "unknown service spire.agent.debug.v1.Debug"));
+    let status = HealthClient::new(channel(running.folder.path())).check(HealthCheckRequest::default()).await;
+    status.unwrap();
+    let status = SpiffeWorkloadApiClient::new(channel(running.folder.path()))
+        .fetch_x509svid(X509svidRequest {})
+        .await
+        .unwrap_err();
+    assert_eq!(told(&status), (Code::Unimplemented, "unknown service SpiffeWorkloadAPI"));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_delegate_gets_the_identities_of_others_and_every_change() {
     let server = server().await;
     let mut running = start(&server, &["delegate"]).await;

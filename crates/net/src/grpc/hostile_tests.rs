@@ -83,7 +83,12 @@ impl Served {
         let served = Self(tempfile::tempdir().expect("a folder"));
         let endpoint = UnixEndpoint::server(served.path(), PeerTracking::CredentialsOnly);
         let incoming = endpoint.bind().expect("bound");
-        tokio::spawn(serve_unix(Routes::new(Echo), incoming, pending()));
+        tokio::spawn(serve_unix(
+            Routes::new(Echo),
+            &[<Echo as tonic::server::NamedService>::NAME],
+            incoming,
+            pending(),
+        ));
         served
     }
 

@@ -36,9 +36,14 @@ async fn a_call_over_a_small_connection_knows_its_peer() {
     let path = dir.path().join("api.sock");
     let incoming = UnixEndpoint::workload(&path).bind().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve_unix(Routes::new(Echo), incoming, async {
-        let _ = stopped.await;
-    }));
+    let server = tokio::spawn(serve_unix(
+        Routes::new(Echo),
+        &[<Echo as tonic::server::NamedService>::NAME],
+        incoming,
+        async {
+            let _ = stopped.await;
+        },
+    ));
     let channel = unix_channel(UnixConnector::new(&path));
     for _ in 0..2 {
         let trailers = call(&channel).await.expect("served");

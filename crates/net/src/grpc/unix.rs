@@ -6,6 +6,7 @@
 //! after the other.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,13 +38,15 @@ const UNREAD_MAX: usize = 16 << 10;
 
 /// Serves `incoming` until `shutdown` ends, then lets calls finish for at most [`GRACEFUL_STOP_TIMEOUT`], as
 /// [`serve`](super::serve) does. The socket's file is gone when this returns. Handlers find the caller's [`PeerInfo`] in
-/// the request's extensions.
+/// the request's extensions. `services` are the names of all that `routes` has: calls of others are refused in grpc-go's
+/// words.
 pub async fn serve_unix(
     routes: Routes,
+    services: &[&'static str],
     incoming: UnixIncoming,
     shutdown: impl Future<Output = ()>,
 ) -> Stopped {
-    let routes = routes.prepare();
+    let (routes, services) = (routes.prepare(), Arc::from(services));
     let server = http2();
     let (stop, stopping) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
     // Nothing is sent: each connection has a sender for as long as it lives.
@@ -58,7 +61,8 @@ pub async fn serve_unix(
             };
             let Some(accepted) = accepted else { break };
             let Ok(io) = accepted else { continue };
-            let calls = Calls { routes: routes.clone(), peer: io.peer().clone() };
+            let calls =
+                Calls { routes: routes.clone(), services: Arc::clone(&services), peer: io.peer().clone() };
             tokio::spawn(Conversation {
                 connection: server.serve_connection(TokioIo::new(io), calls),
                 stop: Some(Box::pin(stop.clone().cancelled_owned())),
@@ -130,6 +134,7 @@ impl Future for Conversation {
 #[derive(Clone)]
 struct Calls {
     routes: Routes,
+    services: Arc<[&'static str]>,
     peer: PeerInfo,
 }
 
@@ -139,7 +144,13 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let within = time_limit(request.headers());
+        let service =
+            request.uri().path().trim_start_matches('/').rsplit_once('/').map(|(service, _)| service);
+        if let Some(unknown) = service.filter(|name| !self.services.contains(name)) {
+            let status = Status::unimplemented(format!("unknown service {unknown}"));
+            return Box::pin(ready(Ok(status.into_http())));
+        }
+        let within = deadline(request.headers());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
         let answer = self.routes.clone().call(request);
