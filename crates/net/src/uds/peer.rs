@@ -4,7 +4,9 @@
 //! itself where the kernel can, `SO_PEERPIDFD`, Linux 6.5), a descriptor of `/proc/<pid>` and the start
 //! time read through it, and [`PeerInfo::check_alive`] compares them again once attestation has read
 //! whatever it reads by id. SPIRE does the same with the directory and the start time
-//! (`pkg/common/peertracker/tracker_linux.go`).
+//! (`pkg/common/peertracker/tracker_linux.go`); so do we where no pidfd can be had, before Linux 5.3 or by the filter of a
+//! container's system calls. The directory is the process's own as long as it can be read: another process with the
+//! same id has another one.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -137,8 +139,7 @@ impl PinnedProcess {
     /// [`PeerError`] when there is none, or it cannot be seen.
     pub fn open(pid: i32) -> Result<Self, PeerError> {
         let raw = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(PeerError::NoProcess)?;
-        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|e| PeerError::Descriptor(e.into()))?;
-        Ok(Self(Pin::new(pid.unsigned_abs(), pidfd)?))
+        Ok(Self(Pin::new(pid.unsigned_abs(), pidfd_by_id(raw)?)?))
     }
 
     /// Succeeds only if that process still runs.
@@ -153,28 +154,43 @@ impl PinnedProcess {
 /// One process, held by descriptors that close with the last connection that shares them.
 #[derive(Debug)]
 struct Pin {
-    pidfd: OwnedFd,
+    /// None where the system gives none.
+    pidfd: Option<OwnedFd>,
     directory: OwnedFd,
     start_time: u64,
 }
 
 impl Pin {
     /// Pins the process that `pidfd` refers to and that had `pid`.
-    fn new(pid: u32, pidfd: OwnedFd) -> Result<Self, PeerError> {
+    fn new(pid: u32, pidfd: Option<OwnedFd>) -> Result<Self, PeerError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())
             .map_err(|e| PeerError::Directory(e.into()))?;
-        let start_time = start_time(directory.as_fd())?;
-        let pin = Self { pidfd, directory, start_time };
+        let stat = stat(directory.as_fd())?;
+        let pin = Self { pidfd, directory, start_time: stat.start_time };
         // Alive now means that the id meant this very process all the time, so the directory is its own.
-        if has_exited(pin.pidfd.as_fd()) { Err(PeerError::Exited) } else { Ok(pin) }
+        if pin.has_exited() || pin.is_dead(&stat) { Err(PeerError::Exited) } else { Ok(pin) }
+    }
+
+    /// What the pidfd says, if there is one.
+    fn has_exited(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| has_exited(pidfd.as_fd()))
+    }
+
+    /// Without a pidfd, what the state says.
+    fn is_dead(&self, stat: &Stat) -> bool {
+        self.pidfd.is_none() && stat.is_dead
     }
 
     fn check_alive(&self) -> Result<(), PeerError> {
-        if has_exited(self.pidfd.as_fd()) {
+        if self.has_exited() {
             return Err(PeerError::Exited);
         }
-        let found = start_time(self.directory.as_fd())?;
+        let stat = stat(self.directory.as_fd())?;
+        if self.is_dead(&stat) {
+            return Err(PeerError::Exited);
+        }
+        let found = stat.start_time;
         if found != self.start_time {
             return Err(PeerError::StartTime { pinned: self.start_time, found });
         }
@@ -208,20 +224,32 @@ fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
     }
 }
 
-fn start_time(directory: BorrowedFd<'_>) -> Result<u64, PeerError> {
+/// What `/proc/<pid>/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// In clock ticks since boot.
+    pub(super) start_time: u64,
+    /// Its first thread has ended, which others of the same process may outlive.
+    pub(super) is_dead: bool,
+}
+
+fn stat(directory: BorrowedFd<'_>) -> Result<Stat, PeerError> {
     let file = openat(directory, "stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| PeerError::Stat(e.into()))?;
     let mut line = Vec::with_capacity(512);
     std::fs::File::from(file).take(STAT_SIZE_MAX).read_to_end(&mut line).map_err(PeerError::Stat)?;
-    parse_start_time(&line).ok_or(PeerError::StatFormat)
+    parse_stat(&line).ok_or(PeerError::StatFormat)
 }
 
 /// The name is in parentheses and may have any character, parentheses and line ends too, so fields count
 /// from the last closing one.
-pub(super) fn parse_start_time(line: &[u8]) -> Option<u64> {
+pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let name_end = line.iter().rposition(|octet| *octet == b')')?;
     let after = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
-    after.split_ascii_whitespace().nth(START_TIME_AFTER_NAME)?.parse().ok()
+    let mut fields = after.split_ascii_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+    let start_time = fields.nth(START_TIME_AFTER_NAME - 1)?.parse().ok()?;
+    Some(Stat { start_time, is_dead })
 }
 
 /// The pins of one listener: connections of one process share one.
@@ -259,11 +287,14 @@ impl PeerTable {
         let pidfd = peer_pidfd(pid, socket)?;
         // Two living processes never share an id: if both this descriptor's process and the pinned one run,
         // they are one.
-        if let Some(known) = self.pins.get(&pid).and_then(Weak::upgrade)
-            && !has_exited(pidfd.as_fd())
-            && !has_exited(known.pidfd.as_fd())
-        {
-            return Ok(known);
+        if let Some(known) = self.pins.get(&pid).and_then(Weak::upgrade) {
+            let lives = match &pidfd {
+                Some(pidfd) => !has_exited(pidfd.as_fd()) && !known.has_exited(),
+                None => known.check_alive().is_ok(),
+            };
+            if lives {
+                return Ok(known);
+            }
         }
         let pin = Arc::new(Pin::new(pid, pidfd)?);
         if self.pins.len() >= self.sweep_at {
@@ -282,15 +313,45 @@ impl PeerTable {
 
 /// A descriptor of the peer's process: from the socket, which cannot be wrong about it, or by its id where
 /// the kernel is older than Linux 6.5.
-fn peer_pidfd(pid: u32, socket: BorrowedFd<'_>) -> Result<OwnedFd, PeerError> {
+fn peer_pidfd(pid: u32, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, PeerError> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(PeerError::NoProcess)?;
     match getsockopt(&socket, PeerPidfd) {
-        Ok(pidfd) => Ok(pidfd),
-        Err(nix::errno::Errno::ENOPROTOOPT) => {
-            pidfd_open(raw, PidfdFlags::empty()).map_err(|e| PeerError::Descriptor(e.into()))
-        }
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(nix::errno::Errno::ENOPROTOOPT) => pidfd_by_id(raw),
         // The process was reaped before we came to it; older kernels say EINVAL.
         Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL) => Err(PeerError::Exited),
         Err(errno) => Err(PeerError::Descriptor(errno.into())),
+    }
+}
+
+/// A descriptor of the process that has this id now; none where the system has no such descriptors, or denies them to us.
+fn pidfd_by_id(pid: Pid) -> Result<Option<OwnedFd>, PeerError> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        Err(errno) => Err(PeerError::Descriptor(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_held_without_a_pidfd() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
+        let pin = Pin::new(child.id(), None).expect("it runs");
+        pin.check_alive().expect("it runs");
+        child.kill().expect("it runs");
+        // It is dead before anybody asks how it ended, and gone after.
+        while pin.check_alive().is_ok() {
+            std::thread::yield_now();
+        }
+        assert!(matches!(pin.check_alive(), Err(PeerError::Exited)));
+        assert!(matches!(Pin::new(child.id(), None), Err(PeerError::Exited)));
+        child.wait().expect("it ended");
+        assert!(matches!(pin.check_alive(), Err(PeerError::Stat(_))));
     }
 }

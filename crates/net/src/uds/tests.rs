@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use futures_util::StreamExt;
 use tokio::net::UnixStream;
 
-use super::peer::{PeerTable, parse_start_time};
+use super::peer::{PeerTable, Stat, parse_stat};
 use super::{BindError, ConnectionLimits, PeerError, PeerTracking, UnixEndpoint};
 
 const CHILD_SOCKET: &str = "SPIRE_NET_TEST_SOCKET";
@@ -167,11 +167,12 @@ async fn a_connection_beyond_the_limit_is_closed() {
 fn start_times_are_found_after_any_name() {
     let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
     for name in ["cat", "a b", ") 1 2 (", "x) S 1 (", "line\nend"] {
-        assert_eq!(parse_start_time(format!("7 ({name}) {tail}").as_bytes()), Some(4242), "{name}");
+        let found = parse_stat(format!("7 ({name}) {tail}").as_bytes());
+        assert_eq!(found, Some(Stat { start_time: 4242, is_dead: false }), "{name}");
     }
     for bad in
         ["", "7 (cat", "7 (cat) S 1", "7 cat S", "7 (cat) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x"]
     {
-        assert_eq!(parse_start_time(bad.as_bytes()), None, "{bad}");
+        assert_eq!(parse_stat(bad.as_bytes()), None, "{bad}");
     }
 }
