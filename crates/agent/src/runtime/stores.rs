@@ -231,22 +231,19 @@ impl Core {
         call.done("OK");
     }
 
-    /// Forgets SVIDs that a tainted authority signed, so that others are signed.
+    /// Forgets SVIDs that an authority signed which is tainted since the last pass, so that others are signed. Once for each
+    /// authority: a server that does not know of the taint yet signs with it again.
     fn drop_tainted(&self, ledger: &mut Ledger, bundles: &Bundles) {
         let Some(own) = bundles.get(&self.options.trust_domain) else { return };
         let tainted = own.x509_authorities.iter().filter(|authority| authority.tainted);
-        let tainted: Vec<Certificate> =
-            tainted.filter_map(|authority| Certificate::from_der(authority.der.clone()).ok()).collect();
+        let tainted: Vec<Certificate> = tainted
+            .filter_map(|authority| Certificate::from_der(authority.der.clone()).ok())
+            .filter(|authority| self.seen_taints.lock().insert(format!("store {}", authority.authority_id())))
+            .collect();
         if tainted.is_empty() {
             return;
         }
         let now = self.clock.now();
-        // A taint stays in the bundle. It is looked at each time, since SVIDs may come from before it was known, and
-        // counted once.
-        let newly = |authority: &&Certificate| {
-            self.seen_taints.lock().insert(format!("store {}", authority.authority_id()))
-        };
-        let new_count = tainted.iter().filter(newly).count();
         let call =
             Call::start(&*self.metrics, names::agent::CACHE_MANAGER_SVID_STORE_PROCESS_TAINTED_X509_SVIDS);
         let mut count = 0_u16;
@@ -258,10 +255,6 @@ impl Core {
                 record.svid = None;
                 count = count.saturating_add(1);
             }
-        }
-        if count == 0 && new_count == 0 {
-            call.discard();
-            return;
         }
         call.done("OK");
         // The reference says the first (pkg/agent/manager/storecache), where its names have the second.

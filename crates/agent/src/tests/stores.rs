@@ -83,7 +83,7 @@ async fn svids_are_put_moved_and_deleted_with_their_entries() {
 }
 
 #[tokio::test]
-async fn an_svid_of_a_tainted_authority_is_replaced() {
+async fn an_svid_of_a_tainted_authority_is_replaced_once() {
     let server = FakeServer::start().await;
     server.change(|state| {
         state.entries = vec![types::Entry { store_svid: true, ..entry("stored", "one") }];
@@ -95,4 +95,12 @@ async fn an_svid_of_a_tainted_authority_is_replaced() {
     assert_eq!(asked.recv().await, Some(put("one")));
     server.change(|state| state.tainted = true);
     assert_eq!(asked.recv().await, Some(put("one")));
+    // The server goes on with that authority; what it signs is kept.
+    for _ in 0..3 {
+        server.change(|_| ());
+        running.until(|event| matches!(event, Event::Synced { .. })).await;
+    }
+    let again = tokio::time::timeout(Duration::from_millis(200), asked.recv()).await;
+    assert!(again.is_err(), "{again:?}");
+    running.stop().await;
 }
