@@ -18,7 +18,7 @@ use spire_core::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
-use crate::tls::{DialError, TlsClient, TlsConnector, UnixConnector};
+use crate::tls::{DialError, Proxies, TlsClient, TlsConnector, UnixConnector};
 
 /// Deadline of the whole exchange. The reference has none; a bootstrap that hangs would never be tried again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,6 +32,7 @@ pub struct HttpsClient {
     tls: TlsClient,
     unix_socket: Option<PathBuf>,
     public_only: bool,
+    proxies: Option<Proxies>,
     plain_http: bool,
     deadline: Duration,
     size_max: usize,
@@ -106,6 +107,7 @@ impl HttpsClient {
             tls,
             unix_socket: None,
             public_only: false,
+            proxies: None,
             plain_http: false,
             deadline: FETCH_TIMEOUT,
             size_max: DOCUMENT_SIZE_MAX,
@@ -121,6 +123,11 @@ impl HttpsClient {
     /// Refuses servers whose address is not of the public internet, whatever their name says.
     pub fn public_only(self, public_only: bool) -> Self {
         Self { public_only, ..self }
+    }
+
+    /// Dials through the proxies that there are for a host.
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies: Some(proxies), ..self }
     }
 
     /// Allows URLs without TLS over TCP, for APIs of this machine and settings that name such a URL.
@@ -191,7 +198,9 @@ impl HttpsClient {
         match &self.unix_socket {
             None => {
                 let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-                let connector = TlsConnector::new(self.tls.clone()).public_only(self.public_only);
+                let connector = TlsConnector::new(self.tls.clone())
+                    .public_only(self.public_only)
+                    .through(self.proxies.clone());
                 if !encrypted {
                     let io = connector.dial_tcp(host.to_owned(), port).await.map_err(dial_error)?;
                     return exchange(io, url, request, wanted, size_max).await;

@@ -10,8 +10,8 @@ use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
 use spire_net::errno_text;
 use spire_net::grpc::workload_channel;
-use spire_net::https::{FetchError, HttpsClient, redacted};
-use spire_net::tls::{TlsClient, TlsPolicy, TlsSetupError};
+use spire_net::https::{FetchError, HttpsClient};
+use spire_net::tls::{Proxies, TlsClient, TlsPolicy, TlsSetupError};
 use spire_ports::observe::{Label, Metrics, names};
 use spire_wire::workload::X509BundlesRequest;
 use spire_wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -212,7 +212,7 @@ impl TrustSources {
             url.parse().map_err(|e: http::uri::InvalidUri| BootstrapError::Url(e.to_string()))?;
         let mut target = url.to_owned();
         let policy = TlsPolicy { require_pq_kem: self.options.require_pq_kem };
-        let mut client = HttpsClient::new(TlsClient::web(policy)?);
+        let mut client = HttpsClient::new(TlsClient::web(policy)?).through(Proxies::from_environment());
         if let Some(socket) = unix_socket {
             target = self.described(url);
             client = client.over_unix_socket(socket);

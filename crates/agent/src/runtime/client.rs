@@ -11,7 +11,7 @@ use spire_core::spiffe::{Bundle, SpiffeId, TrustDomain};
 use spire_core::svids::JwtSvid;
 use spire_core::time::Timestamp;
 use spire_net::grpc::TcpTarget;
-use spire_net::tls::{Identity, TlsClient, TlsConnector, TlsPolicy, TlsSetupError, TrustSource};
+use spire_net::tls::{Identity, Proxies, TlsClient, TlsConnector, TlsPolicy, TlsSetupError, TrustSource};
 use spire_wire::api::server::agent::v1::{
     AgentX509svidParams, PostStatusRequest, RenewAgentRequest, agent_client::AgentClient,
 };
@@ -124,7 +124,8 @@ impl ServerClient {
     }
 
     fn with_tls(options: &Options, tls: TlsClient) -> Result<Self, ClientSetupError> {
-        let target = TcpTarget::new(&options.server_host, options.server_port, TlsConnector::new(tls))
+        let connector = TlsConnector::new(tls).through(Some(Proxies::from_environment()));
+        let target = TcpTarget::new(&options.server_host, options.server_port, connector)
             .map_err(|_| ClientSetupError::Address(options.server_address()))?;
         let connection = Mutex::new(Connection { number: 0, channel: target.channel() });
         Ok(Self { target, connection })

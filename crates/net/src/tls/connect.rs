@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::web::WebError;
+use super::web_proxy::Proxies;
 use super::{ALPN_H2, TlsClient};
 use crate::address;
 use crate::forward::write_to;
@@ -79,6 +80,13 @@ pub enum DialError {
     Preface(io::Error),
     /// The URI has no host.
     BadTarget(String),
+    /// The proxy on the way gives no connection.
+    Proxy {
+        /// The proxy's address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// The address is not one of the public internet, and others are refused by configuration.
     Private {
         /// The address as shown.
@@ -123,6 +131,9 @@ impl DialError {
             Self::Timeout { address } => {
                 format!("transport: Error while dialing: dial tcp {address}: i/o timeout")
             }
+            Self::Proxy { address, reason } => {
+                format!("transport: Error while dialing: proxy {address}: {reason}")
+            }
             Self::Private { address } => {
                 format!(
                     "transport: Error while dialing: dial tcp {address}: not a public address, which are the only ones allowed"
@@ -156,7 +167,11 @@ impl Error for DialError {
             | Self::Lookup { source, .. }
             | Self::Handshake(source)
             | Self::Preface(source) => Some(source),
-            Self::Timeout { .. } | Self::NoAlpn | Self::BadTarget(_) | Self::Private { .. } => None,
+            Self::Timeout { .. }
+            | Self::NoAlpn
+            | Self::BadTarget(_)
+            | Self::Proxy { .. }
+            | Self::Private { .. } => None,
         }
     }
 }
@@ -213,18 +228,25 @@ pub struct TlsConnector {
     attempts: Arc<AtomicUsize>,
     public_only: bool,
     from: Option<IpAddr>,
+    proxies: Option<Proxies>,
 }
 
 impl TlsConnector {
     /// A connector that trusts as `tls` says.
     pub fn new(tls: TlsClient) -> Self {
-        Self { tls, attempts: Arc::default(), public_only: false, from: None }
+        Self { tls, attempts: Arc::default(), public_only: false, from: None, proxies: None }
     }
 
     /// Dials from an address of this machine; the system chooses one without.
     #[must_use]
     pub fn from_address(self, from: Option<IpAddr>) -> Self {
         Self { from, ..self }
+    }
+
+    /// Dials through the proxies that there are for a host.
+    #[must_use]
+    pub fn through(self, proxies: Option<Proxies>) -> Self {
+        Self { proxies, ..self }
     }
 
     /// Refuses addresses that are not of the public internet. What counts is the address that is dialled, so a name
@@ -266,6 +288,17 @@ impl TlsConnector {
     }
 
     async fn tcp(&self, host: String, port: u16) -> Result<TcpStream, DialError> {
+        let Some(proxy) = self.proxies.as_ref().and_then(|proxies| proxies.of(&host, port)) else {
+            return self.directly(host, port).await;
+        };
+        let address = proxy.shown();
+        let failed = |reason| DialError::Proxy { address: address.clone(), reason };
+        let (host, port) = proxy.address().map_err(|reason| failed(reason.to_owned()))?;
+        let stream = self.directly(host, port).await?;
+        proxy.connect(stream).await.map_err(failed)
+    }
+
+    async fn directly(&self, host: String, port: u16) -> Result<TcpStream, DialError> {
         let lookup = |source| DialError::Lookup { host: host.clone(), source };
         let mut addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), port))
             .await

@@ -27,6 +27,7 @@ mod tests;
 mod unix;
 mod upgrade;
 mod web;
+mod web_proxy;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -49,6 +50,7 @@ pub use self::peer::{PeerError, VerifiedPeer};
 pub use self::sockets::Dealer;
 pub use self::unix::{TlsUnixConnection, TlsUnixConnector, TlsUnixIncoming, TlsUnixInfo};
 pub use self::upgrade::{TlsVersions, UpgradeOptions};
+pub use self::web_proxy::Proxies;
 
 /// ALPN name of HTTP/2, which gRPC is.
 pub(crate) const ALPN_H2: &[u8] = b"h2";

@@ -13,17 +13,18 @@ use parking_lot::Mutex;
 use rustix::net::sockopt;
 use spire_core::pki::Certificate;
 use spire_core::spiffe::{SpiffeId, TrustDomain};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tonic::Code;
 use tonic::service::Routes;
 
 use super::peer::UnverifiedServer;
 use super::{
-    Authorize, ClientAuth, Identity, IdentityError, ServerTls, TlsClient, TlsConnector, TlsPolicy,
+    Authorize, ClientAuth, Identity, IdentityError, Proxies, ServerTls, TlsClient, TlsConnector, TlsPolicy,
     TlsSetupError, TrustSource,
 };
 use crate::fixture::{Echo, TestCa, call};
-use crate::grpc::{Stopped, graceful, serve, serve_aged, tcp_channel, tcp_server};
+use crate::grpc::{Stopped, TcpTarget, graceful, serve, serve_aged, tcp_channel, tcp_server};
 
 const SERVER: &str = "spiffe://a.test/spire/server";
 const AGENT: &str = "spiffe://a.test/spire/agent/x";
@@ -116,6 +117,65 @@ async fn a_server_that_vanishes_is_noticed() {
         assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(30_000));
         assert_eq!(sockopt::socket_keepalive(&stream), Ok(true));
         assert_eq!(sockopt::tcp_keepidle(&stream), Ok(Duration::from_secs(30)));
+    }
+}
+
+/// A proxy that asks for a password and leads everybody to one place.
+async fn proxy(to: SocketAddr, heads: Arc<Mutex<Vec<String>>>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                head.push(char::from(client.read_u8().await.expect("a head")));
+            }
+            let known = head.contains("Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n");
+            heads.lock().push(head);
+            if !known {
+                let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+                client.write_all(refusal.as_bytes()).await.expect("it reads");
+                continue;
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("it reads");
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(to).await.expect("it listens");
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_leads_to_the_server() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let server = start(identity(&ca, SERVER), trust.clone(), members(&[]), ANY).await;
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let proxy = proxy(server, Arc::clone(&heads)).await;
+    let channel = |proxy: String| {
+        let own = Some(identity(&ca, AGENT));
+        let client = TlsClient::spiffe(trust.clone(), id(SERVER), own, ANY).expect("settings");
+        let connector = TlsConnector::new(client).through(Some(Proxies::new(&proxy, "")));
+        TcpTarget::new("server.example", 8081, connector).expect("an address").channel()
+    };
+    let trailers = call(&channel(format!("http://user:secret@{proxy}"))).await.expect("answered");
+    assert_eq!(trailers["seen-id"], AGENT, "the proxy sees nothing of TLS");
+    let head = heads.lock().remove(0);
+    assert!(
+        head.starts_with("CONNECT server.example:8081 HTTP/1.1\r\nHost: server.example:8081\r\n"),
+        "{head}"
+    );
+    for (address, reason) in [
+        (format!("http://{proxy}"), "tunnel error: proxy authorization required"),
+        (format!("socks5://{proxy}"), "proxies other than http:// are not supported"),
+    ] {
+        let status = call(&channel(address)).await.expect_err("no connection");
+        let text =
+            format!("connection error: desc = \"transport: Error while dialing: proxy {proxy}: {reason}\"");
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, &*text));
     }
 }
 
