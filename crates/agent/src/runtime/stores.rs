@@ -1,17 +1,19 @@
 //! SVIDs of entries with `store_svid`, which go to SVIDStore plugins and never to workloads (pkg/agent/svid/store,
 //! pkg/agent/manager/storecache).
 //!
-//! One pass looks at what the server authorises and at what was stored, and does what is due: it deletes what an entry
-//! that is gone or has other selectors left, has SVIDs signed, and puts what is new. A store that fails is asked
+//! One pass of a store looks at what the server authorises and at what was stored, and does what is due: it deletes what an
+//! entry that is gone or has other selectors left, has SVIDs signed, and puts what is new. A store that fails is asked
 //! again after a wait that grows.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use spire_core::model::{Entry, EntryId};
 use spire_core::pki::Certificate;
 use spire_core::pki::chain::is_signed_by_root;
@@ -36,16 +38,23 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Entries that one call asks SVIDs for.
 const BATCH_MAX: usize = 100;
 
-/// Entries that are brought to their stores at once.
+/// Entries that are brought to a store at once.
 const PUTS_AT_ONCE: usize = 16;
 
 /// Longest wait before a store, or the server, is asked again for an entry. The reference asks every five seconds.
 const RETRY_MAX: Duration = Duration::from_secs(4 * 60);
 
-/// The store plugins, and what was stored where.
-#[derive(Default)]
+/// The store plugins, and what was stored where. Each has passes of its own: one that hangs delays no other.
 pub(super) struct Stores {
-    by_name: BTreeMap<String, Arc<dyn SvidStore>>,
+    by_name: BTreeMap<String, Shelf>,
+    /// For entries whose selectors name no store, which is logged.
+    unknown: Shelf,
+}
+
+/// A store plugin with what is known of its entries.
+#[derive(Default)]
+struct Shelf {
+    store: Option<Arc<dyn SvidStore>>,
     ledger: Mutex<Ledger>,
     /// SVIDs that are held, for who may not wait for a pass to end.
     svid_count: AtomicUsize,
@@ -102,29 +111,48 @@ impl Put {
 impl Stores {
     /// These plugins; nothing is stored yet as far as is known.
     pub(super) fn new(stores: impl IntoIterator<Item = Arc<dyn SvidStore>>) -> Self {
-        let by_name = stores.into_iter().map(|store| (store.name().to_owned(), store)).collect();
-        Self { by_name, ..Self::default() }
+        let shelf = |store: Arc<dyn SvidStore>| {
+            (store.name().to_owned(), Shelf { store: Some(store), ..Shelf::default() })
+        };
+        Self { by_name: stores.into_iter().map(shelf).collect(), unknown: Shelf::default() }
+    }
+
+    fn shelves(&self) -> impl Iterator<Item = &Shelf> {
+        self.by_name.values().chain([&self.unknown])
     }
 
     /// SVIDs that are held for stores.
     pub(super) fn svid_count(&self) -> usize {
-        self.svid_count.load(Ordering::Relaxed)
+        self.shelves().map(|shelf| shelf.svid_count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Makes a pass come at once.
+    /// Makes a pass of each store come at once.
     pub(super) fn wake(&self) {
-        self.changed.notify_one();
+        self.shelves().for_each(|shelf| shelf.changed.notify_one());
+    }
+
+    /// Whether a shelf is the one for an entry.
+    fn is_on(&self, shelf: &Shelf, entry: &Entry) -> bool {
+        let found = self.shelf_of(entry).map_or(&self.unknown, |(shelf, _)| shelf);
+        std::ptr::eq(found, shelf)
     }
 
     /// The store of an entry, and the selectors' values without their type.
     fn store_of(&self, entry: &Entry) -> Result<(&Arc<dyn SvidStore>, Vec<String>), NoStore> {
+        let (shelf, name) = self.shelf_of(entry)?;
+        let store = shelf.store.as_ref().ok_or_else(|| NoStore::Unknown(name.to_owned()))?;
+        Ok((store, entry.selectors.iter().map(|selector| selector.value().to_owned()).collect()))
+    }
+
+    /// The shelf of an entry's store, and the store's name.
+    fn shelf_of<'a>(&self, entry: &'a Entry) -> Result<(&Shelf, &'a str), NoStore> {
         let mut kinds = entry.selectors.iter().map(|selector| selector.kind());
         let name = kinds.next().ok_or(NoStore::Selectors("no selectors found"))?;
         if kinds.any(|kind| kind != name) {
             return Err(NoStore::Selectors("selector contains multiple types"));
         }
-        let store = self.by_name.get(name).ok_or_else(|| NoStore::Unknown(name.to_owned()))?;
-        Ok((store, entry.selectors.iter().map(|selector| selector.value().to_owned()).collect()))
+        let shelf = self.by_name.get(name).ok_or_else(|| NoStore::Unknown(name.to_owned()))?;
+        Ok((shelf, name))
     }
 }
 
@@ -196,49 +224,55 @@ fn authorised(ledger: &mut Ledger, entries: &[Arc<Entry>]) {
 impl Core {
     /// Keeps the stores up to date; never ends.
     pub(super) async fn store_loop(&self) -> Result<(), AgentError> {
+        try_join_all(self.stores.shelves().map(|shelf| self.shelf_loop(shelf))).await.map(drop)
+    }
+
+    async fn shelf_loop(&self, shelf: &Shelf) -> Result<Infallible, AgentError> {
         loop {
-            self.store_svids().await;
+            self.store_svids(shelf).await;
             tokio::select! {
-                () = self.stores.changed.notified() => {}
+                () = shelf.changed.notified() => {}
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     }
 
-    /// One pass over all entries with `store_svid`.
-    pub(super) async fn store_svids(&self) {
-        let mut ledger = self.stores.ledger.lock().await;
-        let (entries, bundles): (Vec<Arc<Entry>>, Bundles) = self
-            .identities()
-            .read(|cache| (cache.store_entries().cloned().collect(), cache.bundles().clone()));
-        // Counted with nothing to store too, as by the reference.
-        let call = Call::start(&*self.metrics, names::agent::STORE_STORE_SVID_UPDATES);
+    /// One pass over all entries of a store.
+    async fn store_svids(&self, shelf: &Shelf) {
+        let mut ledger = shelf.ledger.lock().await;
+        let (entries, bundles): (Vec<Arc<Entry>>, Bundles) = self.identities().read(|cache| {
+            let entries = cache.store_entries().filter(|entry| self.stores.is_on(shelf, entry));
+            (entries.cloned().collect(), cache.bundles().clone())
+        });
         authorised(&mut ledger, &entries);
-        self.drop_tainted(&mut ledger, &bundles);
-        if ledger.is_empty() {
-            call.done("OK");
-            return;
-        }
-        if let Err(error) = self.sign_for_stores(&mut ledger).await {
+        self.drop_tainted(shelf, &mut ledger, &bundles);
+        // Counted with nothing to store too, as by the reference.
+        let is_counted = shelf.store.is_none() || !ledger.is_empty();
+        let call = is_counted.then(|| Call::start(&*self.metrics, names::agent::STORE_STORE_SVID_UPDATES));
+        if let Err(error) = self.sign_for_stores(shelf, &mut ledger).await {
             tracing::error!(subsystem_name = "manager", error = %error, "SVID sync failed");
         }
         let held = ledger.values().filter(|record| record.svid.is_some()).count();
-        self.stores.svid_count.store(held, Ordering::Relaxed);
-        // Side by side: a store that hangs or tries for long must not hold up the others.
+        shelf.svid_count.store(held, Ordering::Relaxed);
         let records = futures_util::stream::iter(ledger.values_mut());
         records.for_each_concurrent(PUTS_AT_ONCE, |record| self.bring(record, &bundles)).await;
         ledger.retain(|_, record| !record.is_over());
-        call.done("OK");
+        if let Some(call) = call {
+            call.done("OK");
+        }
     }
 
     /// Forgets SVIDs that an authority signed which is tainted since the last pass, so that others are signed. Once for each
     /// authority: a server that does not know of the taint yet signs with it again.
-    fn drop_tainted(&self, ledger: &mut Ledger, bundles: &Bundles) {
+    fn drop_tainted(&self, shelf: &Shelf, ledger: &mut Ledger, bundles: &Bundles) {
         let Some(own) = bundles.get(&self.options.trust_domain) else { return };
+        let name = shelf.store.as_ref().map_or("", |store| store.name());
         let tainted = own.x509_authorities.iter().filter(|authority| authority.tainted);
         let tainted: Vec<Certificate> = tainted
             .filter_map(|authority| Certificate::from_der(authority.der.clone()).ok())
-            .filter(|authority| self.seen_taints.lock().insert(format!("store {}", authority.authority_id())))
+            .filter(|authority| {
+                self.seen_taints.lock().insert(format!("store {name} {}", authority.authority_id()))
+            })
             .collect();
         if tainted.is_empty() {
             return;
@@ -268,7 +302,7 @@ impl Core {
     }
 
     /// Has SVIDs signed for the entries that need one and have a store.
-    async fn sign_for_stores(&self, ledger: &mut Ledger) -> Result<(), CallError> {
+    async fn sign_for_stores(&self, shelf: &Shelf, ledger: &mut Ledger) -> Result<(), CallError> {
         let now = self.clock.now();
         let stale: Vec<Stale> = ledger
             .values()
@@ -294,7 +328,7 @@ impl Core {
         );
         if count == BATCH_MAX {
             // There may be more.
-            self.stores.wake();
+            shelf.changed.notify_one();
         }
         let prepared = prepare(stale, self.options.workload_key_type).await?;
         let requests = prepared.iter().map(|p| (p.stale.entry.id.clone(), p.csr.clone())).collect();

@@ -82,6 +82,47 @@ async fn svids_are_put_moved_and_deleted_with_their_entries() {
     assert!(asked.try_recv().is_err(), "nothing else was asked");
 }
 
+/// A store that never answers.
+struct Hanging(mpsc::Sender<()>);
+
+#[async_trait]
+impl SvidStore for Hanging {
+    fn name(&self) -> &str {
+        "hanging"
+    }
+
+    async fn put(&self, _: &StoredSvid, _: &[String]) -> Result<()> {
+        self.0.try_send(()).unwrap();
+        std::future::pending().await
+    }
+
+    async fn delete(&self, _: &[String]) -> Result<()> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_delays_no_other() {
+    let server = FakeServer::start().await;
+    let stored = |id: &str, kind: &str| types::Entry {
+        store_svid: true,
+        selectors: vec![types::Selector { r#type: kind.to_owned(), value: "one".to_owned() }],
+        ..entry(id, "")
+    };
+    server.change(|state| state.entries = vec![stored("slow", "hanging")]);
+    let (sender, mut asked) = mpsc::channel(16);
+    let (hung, mut hanging) = mpsc::channel(16);
+    let stores: Vec<Arc<dyn SvidStore>> = vec![Arc::new(Hanging(hung)), Arc::new(Recorder(sender))];
+    let with_stores = Deps { svid_stores: stores, ..deps(&["x"]) };
+    let mut running = Running::start(&server, with_stores, |_| ()).await;
+    running.until(|event| *event == Event::PushConnected).await;
+    hanging.recv().await.unwrap();
+    server.change(|state| state.entries.push(stored("stored", "test")));
+    let brought = tokio::time::timeout(Duration::from_secs(10), asked.recv()).await;
+    assert_eq!(brought.expect("at once"), Some(put("one")));
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn an_svid_of_a_tainted_authority_is_replaced_once() {
     let server = FakeServer::start().await;

@@ -34,9 +34,14 @@ impl Proxies {
         Self::new(&read("HTTPS_PROXY"), &read("NO_PROXY"))
     }
 
-    /// This proxy, `http://user:password@host:port` or less of it, for all but those in the list.
+    /// This proxy, `http://user:password@host:port` or less of it, for all but those in the list: names with all below them,
+    /// addresses, networks, `*`.
     pub fn new(proxy: &str, except: &str) -> Self {
-        Self(Arc::new(Matcher::builder().https(proxy.to_owned()).no(except.to_owned()).build()))
+        let items: Vec<&str> = except.split(',').map(str::trim).collect();
+        // The library's star stands for names only, and not for a part of one.
+        let proxy = if items.contains(&"*") { "" } else { proxy };
+        let names: Vec<&str> = items.iter().map(|item| item.strip_prefix('*').unwrap_or(item)).collect();
+        Self(Arc::new(Matcher::builder().https(proxy.to_owned()).no(names.join(",")).build()))
     }
 
     /// The proxy for a host (an address without brackets) and port. This machine is reached without.
@@ -101,7 +106,7 @@ mod tests {
     #[test]
     fn proxies_are_for_whom_the_lists_say() {
         let proxies =
-            Proxies::new("http://user:secret@proxy.example:3128", "inside.example, 10.0.0.0/8, c.example");
+            Proxies::new("http://user:secret@proxy.example:3128", "inside.example, 10.0.0.0/8, *.c.example");
         for (host, expected) in [
             ("server.example", true),
             ("203.0.113.7", true),
@@ -109,6 +114,7 @@ mod tests {
             ("inside.example", false),
             ("a.inside.example", false),
             ("10.1.2.3", false),
+            ("b.c.example", false),
             ("localhost", false),
             ("127.0.0.1", false),
             ("::1", false),
@@ -120,7 +126,9 @@ mod tests {
         assert_eq!(proxy.shown(), "proxy.example:3128");
         assert_eq!(proxy.address(), Ok(("proxy.example".to_owned(), 3128)));
         assert!(Proxies::new("", "").of("server.example", 1).is_none());
-        assert!(Proxies::new("http://p", "*").of("server.example", 1).is_none());
+        for host in ["server.example", "203.0.113.7"] {
+            assert!(Proxies::new("http://p", "*").of(host, 1).is_none());
+        }
         let https = Proxies::new("https://p:1", "").of("server.example", 1).expect("a proxy");
         https.address().expect_err("TLS to a proxy is not supported");
     }
