@@ -412,6 +412,10 @@ fn health() -> Outcome {
     is(agent_port, "/live", 200, r#"{"agent":{}}"#)?;
     is(agent_port, "/ready", 200, r#"{"agent":{}}"#)?;
     drop((agent, server));
+    // An agent that waits for its server says that it lives.
+    let _waiting = site.spawn_agent(&[])?;
+    is(agent_port, "/live", 200, r#"{"agent":{}}"#)?;
+    is(agent_port, "/ready", 500, r#"{"agent":{"make_new_x509_err":"workload api is unavailable"}}"#)?;
     Ok(())
 }
 
