@@ -32,9 +32,9 @@ pub(crate) struct Supervised {
     state: watch::Sender<State>,
     /// What it was configured with last; each child gets it again.
     configuration: Mutex<Option<String>>,
-    /// Calls in a row that met their deadline.
+    /// Calls in a row that met their deadline, of the present child.
     timeouts: AtomicU32,
-    /// Wakes the supervision when there were too many of them.
+    /// Wakes the supervision to look at them. It may be due to calls of a child that is gone.
     hung: Notify,
     /// Counts restarts.
     restarts: watch::Sender<u64>,
@@ -295,7 +295,12 @@ impl Supervised {
         let mut silent = 0;
         loop {
             tokio::select! {
-                () = self.hung.notified() => return,
+                () = self.hung.notified() => {
+                    if self.timeouts.load(Ordering::Relaxed) >= TIMEOUTS_MAX {
+                        return;
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep(self.limits.health_interval) => {}
             }
             silent = if connection.answers(self.limits.health).await { 0 } else { silent + 1 };

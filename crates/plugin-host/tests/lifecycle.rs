@@ -1,6 +1,7 @@
 //! Plugins that misbehave, from their start to their end. Started with `plugin` as argument, this program is the
 //! plugin, made with the SDK; shell scripts play those that are none.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
         return code;
     }
     if std::env::args().nth(1).as_deref() == Some("plugin") {
+        if let Some(starts) = std::env::args().nth(2) {
+            // A file with as many bytes as there were starts.
+            let file = std::fs::OpenOptions::new().append(true).open(starts);
+            file.and_then(|mut file| file.write_all(b".")).expect("a count");
+        }
         let attestor = Arc::new(Attestor::default());
         let service = WorkloadAttestorServer::from_arc(attestor.clone());
         return Plugin::new(Kind::WorkloadAttestor).configure(attestor).service(service).run();
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
         trial("a_crash_in_a_call", || run(a_crash_in_a_call())),
         trial("a_kill", || run(a_kill())),
         trial("calls_that_hang", || run(calls_that_hang())),
+        trial("calls_that_hang_together", || run(calls_that_hang_together())),
         trial("a_child_that_is_stopped", || run(a_child_that_is_stopped())),
         trial("closing_ends_the_child", || run(closing_ends_the_child())),
     ];
@@ -137,7 +144,14 @@ fn probe() -> Result<Launch, Failed> {
 }
 
 async fn started(limits: Limits) -> Result<(Arc<dyn ExternalPlugin>, Arc<dyn WorkloadAttestor>), Failed> {
-    let plugin = PluginHost::new(limits).launch(probe()?).await?;
+    started_from(probe()?, limits).await
+}
+
+async fn started_from(
+    launch: Launch,
+    limits: Limits,
+) -> Result<(Arc<dyn ExternalPlugin>, Arc<dyn WorkloadAttestor>), Failed> {
+    let plugin = PluginHost::new(limits).launch(launch).await?;
     plugin.configure("one".to_owned()).await?;
     let attestor = plugin.clone().workload_attestor().ok_or("it is no workload attestor")?;
     Ok((plugin, attestor))
@@ -322,6 +336,33 @@ async fn calls_that_hang() -> Result<(), Failed> {
         assert_eq!(failed.kind, ErrorKind::DeadlineExceeded, "{failed}");
     }
     recovered(&*attestor, &old).await?;
+    plugin.close().await;
+    Ok(())
+}
+
+/// More calls than it takes to give a child up end together. Those beyond are no fault of the next child.
+async fn calls_that_hang_together() -> Result<(), Failed> {
+    let short = Limits { call: Duration::from_millis(300), ..limits() };
+    let starts = tempfile::NamedTempFile::new()?;
+    let mut launch = probe()?;
+    launch.args.push(starts.path().display().to_string());
+    let (plugin, attestor) = started_from(launch, short).await?;
+    let old = ask(&*attestor).await?.0;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let attestor = attestor.clone();
+        calls.spawn(async move { attestor.attest(HANG).await });
+    }
+    for call in calls.join_all().await {
+        let failed = call.expect_err("a failure");
+        assert!(matches!(failed.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded), "{failed}");
+    }
+    let next = recovered(&*attestor, &old).await?;
+    // A child that was given up would be gone before it answers so often.
+    for _ in 0..50 {
+        assert_eq!(ask(&*attestor).await?.0, next);
+    }
+    assert_eq!(std::fs::read(starts.path())?.len(), 2);
     plugin.close().await;
     Ok(())
 }
