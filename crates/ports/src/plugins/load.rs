@@ -54,6 +54,9 @@ pub enum LoadError {
         /// What it said.
         reason: String,
     },
+    /// A program in the place of the node attestor `join_token`, whose tokens the server itself looks up.
+    #[error("the built-in join_token node attestor cannot be overridden by an external plugin")]
+    JoinToken,
     /// Too few or too many of a type.
     #[error("plugin type {kind:?} constraint not satisfied: {reason}")]
     Constraint {
@@ -76,6 +79,9 @@ impl LoadError {
         }
     }
 }
+
+/// The node attestor that is always ours (pkg/server/catalog, pkg/agent/catalog).
+const JOIN_TOKEN: &str = "join_token";
 
 /// How many plugins of a type there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +260,9 @@ impl Loader {
             let error = LoadError::Launch { name: config.name.clone(), reason };
             log.failed("Failed to load plugin", error)
         };
+        if kind == PluginType::NodeAttestor && config.name == JOIN_TOKEN {
+            return Err(log.failed("Failed to load plugin", LoadError::JoinToken));
+        }
         let Some((side, external)) = &self.external else {
             return Err(not_loaded("external plugins cannot be run here".to_owned()));
         };
@@ -512,5 +521,44 @@ impl Line<'_> {
             "{message}"
         );
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::{AgentNodeAttestor, NodeAttestor, WorkloadAttestor};
+
+    fn program(disabled: bool) -> PluginConfig {
+        PluginConfig {
+            kind: String::new(),
+            name: "join_token".to_owned(),
+            path: "/does/not/exist".to_owned(),
+            args: Vec::new(),
+            checksum: String::new(),
+            data: PluginData::None,
+            disabled,
+        }
+    }
+
+    async fn said<T: ?Sized + Port>(loader: &mut Loader, kind: PluginType, config: &PluginConfig) -> String {
+        let loaded = loader.load::<T>(kind, config, &Builtins::default()).await;
+        loaded.err().map_or_else(String::new, |error| error.to_string())
+    }
+
+    /// On either side, and when plugins are only asked; one that is switched off is not looked at.
+    #[tokio::test]
+    async fn join_token_is_not_overridden() {
+        let trust_domain = TrustDomain::parse("example.org").expect("valid");
+        let refused = "the built-in join_token node attestor cannot be overridden by an external plugin";
+        let loader = || Loader::new(trust_domain.clone(), Host::none());
+        for mut loader in [loader(), loader().validating()] {
+            let kind = PluginType::NodeAttestor;
+            assert_eq!(said::<dyn NodeAttestor>(&mut loader, kind, &program(false)).await, refused);
+            assert_eq!(said::<dyn AgentNodeAttestor>(&mut loader, kind, &program(false)).await, refused);
+            assert_eq!(said::<dyn NodeAttestor>(&mut loader, kind, &program(true)).await, "");
+            let kind = PluginType::WorkloadAttestor;
+            assert_ne!(said::<dyn WorkloadAttestor>(&mut loader, kind, &program(false)).await, refused);
+        }
     }
 }
