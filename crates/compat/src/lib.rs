@@ -9,6 +9,7 @@ pub mod config;
 pub mod duration;
 pub mod errno;
 pub mod expand;
+pub mod files;
 pub mod flag;
 pub mod gotime;
 pub mod hcl;

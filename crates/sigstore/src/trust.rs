@@ -4,10 +4,8 @@
 //! They come from files that cosign's environment variables name.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::Path;
 
-use spire_compat::errno::path_error;
+use spire_compat::files::read_bounded;
 use spire_core::pki::{Certificate, HashAlgorithm, PublicKey, PublicKeyKind, pem};
 
 use crate::settings::Settings;
@@ -134,14 +132,8 @@ fn read(
 ) -> Result<Vec<u8>, TrustError> {
     let path = environment(variable).filter(|path| !path.is_empty());
     let path = path.ok_or(TrustError::Unset { what, variable, hint })?;
-    let path = Path::new(&path);
-    let failed =
-        |error| TrustError::File { what, variable, reason: path_error("open", path.display(), &error) };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let mut text = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(TrustError::File { what, variable, reason: format!("larger than {FILE_MAX} bytes") });
-    }
-    Ok(text)
+    let contents = read_bounded(&path, FILE_MAX);
+    let contents =
+        contents.map_err(|error| TrustError::File { what, variable, reason: error.to_string() })?;
+    Ok(contents.to_vec())
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spire_compat::duration::GoDuration;
+use spire_compat::files::read_bounded;
 use spire_core::pki::bundle_doc::{self, Reading};
 use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
-use spire_net::errno_text;
 use spire_net::grpc::workload_channel;
 use spire_net::https::{FetchError, HttpsClient};
 use spire_net::tls::{Proxies, TlsClient, TlsPolicy, TlsSetupError};
@@ -18,6 +18,7 @@ use spire_wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
 use super::clock::Clock;
 use super::options::{BundleFormat, Options, TrustBundle};
@@ -298,14 +299,9 @@ impl TrustSources {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, BootstrapError> {
-    let failed =
-        |error: std::io::Error| BootstrapError::File { path: path.to_owned(), reason: errno_text(&error) };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(BootstrapError::File { path: path.to_owned(), reason: "file is too large".to_owned() });
-    }
-    std::fs::read(path).map_err(failed)
+fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, BootstrapError> {
+    let contents = read_bounded(path, MAX_FILE_BYTES);
+    contents.map_err(|error| BootstrapError::File { path: path.to_owned(), reason: error.reason() })
 }
 
 async fn from_workload_api(

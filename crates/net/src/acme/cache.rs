@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use spire_compat::errno::path_error;
+use spire_compat::files::read_bounded;
 use spire_core::pki::{Certificate, pem};
 use zeroize::Zeroizing;
 
@@ -41,19 +42,15 @@ impl Cache {
     /// A file, if it is there and of a sensible size. Any other trouble is logged: then there is nothing cached.
     pub(super) async fn read(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
         let path = self.path(name).ok()??;
-        let shown = path.display().to_string();
         let read = blocking(move || {
-            if std::fs::metadata(&path)?.len() > pem::MAX_PEM_BYTES as u64 {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            std::fs::read(&path).map(Zeroizing::new)
+            read_bounded(&path, pem::MAX_PEM_BYTES as u64)
+                .map_err(|error| io::Error::new(error.kind(), error))
         });
         match read.await {
             Ok(contents) => Some(contents),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                let error = path_error("open", shown, &error);
-                tracing::warn!(error, "Cached ACME data cannot be read");
+                tracing::warn!(%error, "Cached ACME data cannot be read");
                 None
             }
         }

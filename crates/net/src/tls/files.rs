@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::{InconsistentKeys, sign::SigningKey};
-use spire_compat::errno::errno_text;
+use spire_compat::files::read_bounded;
 use spire_compat::{duration::GoDuration, errno::path_error};
 use spire_core::pki::{Certificate, pem};
 use zeroize::Zeroizing;
@@ -170,13 +170,8 @@ fn stamp(path: &Path) -> Result<Stamp, (&Path, io::Error)> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateFilesError> {
-    let failed = |error: io::Error| CertificateFilesError::Read(path_error("open", path.display(), &error));
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if metadata.len() > pem::MAX_PEM_BYTES as u64 {
-        let text = format!("{}: {}", path.display(), errno_text(&io::ErrorKind::FileTooLarge.into()));
-        return Err(CertificateFilesError::Read(text));
-    }
-    std::fs::read(path).map(Zeroizing::new).map_err(failed)
+    let contents = read_bounded(path, pem::MAX_PEM_BYTES as u64);
+    contents.map_err(|error| CertificateFilesError::Read(error.to_string()))
 }
 
 /// The certificates of a text, in order; other blocks are passed over, as Go does.

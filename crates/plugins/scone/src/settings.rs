@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use spire_compat::config::io_error;
+use spire_compat::files::read_bounded;
 use spire_core::pki::{LocalKey, pem};
 use spire_net::https::HttpsClient;
 use spire_net::tls::{Identity, ServerTrust, TlsClient, TlsPolicy};
@@ -148,10 +148,5 @@ impl Settings {
 }
 
 fn read(path: &str) -> std::result::Result<Zeroizing<Vec<u8>>, String> {
-    let failed = |error: std::io::Error| io_error(path, &error);
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("open {path}: larger than {FILE_BYTES_MAX} bytes"));
-    }
-    std::fs::read(path).map(Zeroizing::new).map_err(failed)
+    read_bounded(path, FILE_BYTES_MAX).map_err(|error| error.to_string())
 }

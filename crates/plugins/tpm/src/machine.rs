@@ -1,10 +1,9 @@
 //! What the plugins take from this machine: configured files, bounded and with Go's error texts; the time; random
 //! bytes; threads that may wait.
 
-use std::io::Read as _;
 use std::time::SystemTime;
 
-use spire_compat::errno::path_error;
+use spire_compat::files::read_bounded;
 use spire_core::time::Timestamp;
 
 /// More than any bundle of manufacturers' certificates needs; what is larger was not meant for us.
@@ -12,15 +11,8 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// The contents of a file. The error reads like Go's os.ReadFile.
 pub(crate) fn read(path: &str) -> Result<Vec<u8>, String> {
-    let file = std::fs::File::open(path).map_err(|error| path_error("open", path, &error))?;
-    let mut contents = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut contents)
-        .map_err(|error| path_error("read", path, &error))?;
-    if contents.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("read {path}: larger than {MAX_FILE_BYTES} bytes"));
-    }
-    Ok(contents)
+    // What a TPM wrote for itself, and certificates: nothing that must be wiped.
+    read_bounded(path, MAX_FILE_BYTES).map(|contents| contents.to_vec()).map_err(|error| error.to_string())
 }
 
 /// Runs `work`, which waits for files or a TPM, where waiting harms nobody.

@@ -3,7 +3,6 @@
 //! Files and variables are those of client-go (`tools/clientcmd`, `rest.InClusterConfig`), and so are the texts of errors. What of
 //! a kubeconfig is not supported is refused by its name.
 
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use spire_compat::errno::path_error;
+use spire_compat::files::read_bounded;
 use spire_compat::quote::quote;
 use spire_core::pki::{Certificate, pem};
 use spire_net::tls::{Identity, ServerTrust};
@@ -354,16 +354,7 @@ pub(crate) fn authorities(text: &[u8]) -> Result<Vec<Certificate>, String> {
 
 /// The contents of a file, bounded. The error reads like Go's.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let failed = |error: io::Error| path_error("open", path.display(), &error);
-    let mut text = Zeroizing::new(Vec::new());
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(FILE_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| path_error("read", path.display(), &error))?;
-    match text.len() as u64 > FILE_MAX {
-        true => Err(format!("read {}: larger than {FILE_MAX} bytes", path.display())),
-        false => Ok(text),
-    }
+    read_bounded(path, FILE_MAX).map_err(|error| error.to_string())
 }
 
 /// As [`read`], of text.

@@ -12,13 +12,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use spire_compat::errno::{errno_text, path_error};
+use spire_compat::files::read_open;
 use spire_compat::quote::quote;
 use spire_core::pki::{LocalKey, PrivateKeyError};
 use spire_ports::plugins::ErrorKind;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Keys, StoredKey};
-use crate::machine::read_open;
+use crate::machine::MAX_FILE_BYTES;
 
 /// Why the keys cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +106,7 @@ impl KeysFile {
         if metadata.is_file() && mode & 0o040 != 0 {
             tracing::warn!(path = %path, mode = %format_args!("{mode:04o}"), "Keys file can be read by its group");
         }
-        let text = read_open(file, metadata.len()).map_err(|error| failed("read", error))?;
+        let text = read_open(file, metadata.len(), MAX_FILE_BYTES).map_err(|error| failed("read", error))?;
         if text.trim_ascii_start().starts_with(b"[") {
             // serde takes a list for a structure; Go does not.
             return Err(LoadError::Json("an object is wanted, not a list".to_owned()));
