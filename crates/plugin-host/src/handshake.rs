@@ -1,7 +1,7 @@
 //! The one line that a plugin writes to its standard output before it serves:
 //! `core version | plugin version | network | address | protocol | certificate` (go-plugin: client.go, Start).
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// go-plugin's own version of this line.
@@ -48,8 +48,8 @@ pub(crate) enum HandshakeError {
     Tls,
 }
 
-/// Reads the line.
-pub(crate) fn parse(line: &str) -> Result<Address, HandshakeError> {
+/// Reads the line, and finds the address that it names.
+pub(crate) async fn parse(line: &str) -> Result<Address, HandshakeError> {
     let line = line.trim();
     let parts: Vec<&str> = line.split('|').collect();
     let [core, version, network, address, rest @ ..] = parts.as_slice() else {
@@ -67,10 +67,11 @@ pub(crate) fn parse(line: &str) -> Result<Address, HandshakeError> {
         version => return Err(HandshakeError::VersionNotANumber(version.to_owned())),
     }
     let address = match *network {
-        "unix" if address.starts_with('/') => Address::Unix(PathBuf::from(address)),
-        "tcp" => match address.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => Address::Tcp(address),
-            _ => return Err(HandshakeError::Address((*address).to_owned())),
+        // A relative path is below the working directory, which the plugin has from us.
+        "unix" if !address.is_empty() && !address.starts_with('@') => Address::Unix(PathBuf::from(address)),
+        "tcp" => match loopback(address).await {
+            Some(address) => Address::Tcp(address),
+            None => return Err(HandshakeError::Address((*address).to_owned())),
         },
         "unix" => return Err(HandshakeError::Address((*address).to_owned())),
         _ => return Err(HandshakeError::Network((*address).to_owned())),
@@ -87,12 +88,25 @@ pub(crate) fn parse(line: &str) -> Result<Address, HandshakeError> {
     Ok(address)
 }
 
+/// Where to call a plugin that listens on `host:port`. Nobody is known by this connection, so it must not leave the machine; go-plugin
+/// would call any address.
+async fn loopback(said: &str) -> Option<SocketAddr> {
+    let (host, port) = said.rsplit_once(':')?;
+    // As Go calls them: no host and the address of all hosts are this one.
+    if matches!(host, "" | "0.0.0.0" | "[::]") {
+        return Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into());
+    }
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(said).await.ok()?.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first())?;
+    first.ip().to_canonical().is_loopback().then_some(*first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_of_plugins() {
+    #[tokio::test]
+    async fn lines_of_plugins() {
         let unix = Ok(Address::Unix("/tmp/plugin1".into()));
         let tcp = Ok(Address::Tcp("127.0.0.1:1234".parse().expect("an address")));
         let long = "x".repeat(CERTIFICATE_MIN + 1);
@@ -100,7 +114,12 @@ mod tests {
             ("1|1|unix|/tmp/plugin1|grpc|", unix.clone()),
             ("1|1|unix|/tmp/plugin1|grpc", unix.clone()),
             ("  1|1|unix|/tmp/plugin1|grpc|old extra|true\r", unix),
-            ("1|1|tcp|127.0.0.1:1234|grpc|", tcp),
+            ("1|1|tcp|127.0.0.1:1234|grpc|", tcp.clone()),
+            ("1|1|tcp|localhost:1234|grpc", tcp.clone()),
+            ("1|1|tcp|[::]:1234|grpc", tcp.clone()),
+            ("1|1|tcp|0.0.0.0:1234|grpc", tcp.clone()),
+            ("1|1|tcp|:1234|grpc", tcp),
+            ("1|1|unix|p|grpc", Ok(Address::Unix("p".into()))),
             ("hello", Err(HandshakeError::Unrecognized("hello".into()))),
             ("", Err(HandshakeError::Unrecognized(String::new()))),
             ("1|1|unix", Err(HandshakeError::Unrecognized("1|1|unix".into()))),
@@ -109,13 +128,16 @@ mod tests {
             ("1|y|unix|/p|grpc", Err(HandshakeError::VersionNotANumber("y".into()))),
             ("1|2|unix|/p|grpc", Err(HandshakeError::Version("2".into()))),
             ("1|1|udp|/p|grpc", Err(HandshakeError::Network("/p".into()))),
-            ("1|1|unix|p|grpc", Err(HandshakeError::Address("p".into()))),
+            ("1|1|unix||grpc", Err(HandshakeError::Address(String::new()))),
+            ("1|1|unix|@p|grpc", Err(HandshakeError::Address("@p".into()))),
+            ("1|1|tcp|1234|grpc", Err(HandshakeError::Address("1234".into()))),
+            ("1|1|tcp|:x|grpc", Err(HandshakeError::Address(":x".into()))),
             ("1|1|tcp|192.0.2.1:80|grpc", Err(HandshakeError::Address("192.0.2.1:80".into()))),
             ("1|1|unix|/p", Err(HandshakeError::Protocol("netrpc".into()))),
             ("1|1|unix|/p|netrpc", Err(HandshakeError::Protocol("netrpc".into()))),
             (&format!("1|1|unix|/p|grpc|{long}"), Err(HandshakeError::Tls)),
         ] {
-            assert_eq!(parse(line), expected, "{line}");
+            assert_eq!(parse(line).await, expected, "{line}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The child process of a plugin: from its checksum to its end.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use spire_core::pki::HashAlgorithm;
+use aws_lc_rs::digest;
 use spire_net::errno_text;
 use spire_ports::plugins::external::Launch;
 use tempfile::TempDir;
@@ -108,9 +110,11 @@ pub(crate) async fn start(launch: &Launch, limits: &Limits, log: &PluginLog) -> 
     let kill = kill.drop_guard();
 
     log.say(Level::Debug, "waiting for RPC address", &[("plugin", &shown)]);
-    let line = first_line(stdout, log);
-    let line = tokio::time::timeout(limits.start, line).await.map_err(|_| StartError::Timeout)?;
-    let address = handshake::parse(&line.ok_or(HandshakeError::Nothing)?)?;
+    let address = async {
+        let line = first_line(stdout, log).await.ok_or(HandshakeError::Nothing)?;
+        handshake::parse(&line).await
+    };
+    let address = tokio::time::timeout(limits.start, address).await.map_err(|_| StartError::Timeout)??;
     log.say(Level::Debug, "using plugin", &[("version", &1)]);
     Ok(Process { address, folder, exited, kill })
 }
@@ -154,13 +158,26 @@ fn environment(command: &mut Command, launch: &Launch, folder: &Path) {
 
 async fn check(path: PathBuf, expected: [u8; 32]) -> Result<(), StartError> {
     let shown = path.display().to_string();
-    let read =
-        tokio::task::spawn_blocking(move || std::fs::read(path).map(|b| HashAlgorithm::Sha256.digest(&b)));
-    match read.await {
+    match tokio::task::spawn_blocking(move || sha256(&path)).await {
         Ok(Ok(found)) if found.as_ref() == expected => Ok(()),
         Ok(Ok(_)) => Err(StartError::Checksum),
         Ok(Err(error)) => Err(StartError::Unreadable { path: shown, reason: errno_text(&error) }),
         Err(error) => Err(StartError::Unreadable { path: shown, reason: error.to_string() }),
+    }
+}
+
+/// The SHA-256 of a file, block by block: programs can be large.
+fn sha256(path: &Path) -> io::Result<digest::Digest> {
+    let mut file = File::open(path)?;
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut block = vec![0; 128 << 10];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(hash.finish()),
+            Ok(read) => hash.update(&block[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
