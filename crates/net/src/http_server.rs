@@ -5,7 +5,6 @@
 //! its answer a byte a minute. Bodies of requests are not read.
 
 mod kept;
-mod listen;
 mod paced;
 
 use std::convert::Infallible;
@@ -31,7 +30,6 @@ use crate::places::Places;
 use crate::tls::{ServerTls, TlsConnection, TlsIncoming};
 
 pub use kept::{Client, PlainListener, serve_plain, serve_tls, tls_incoming};
-pub use listen::{ListenError, listen, listen_on};
 
 /// What is answered.
 pub type Answer = Response<Full<Bytes>>;

@@ -6,6 +6,7 @@
 //! | [`AuthorityGuard`] | lets in gRPC clients whose `:authority` our HTTP/2 library refuses |
 //! | [`tls`] | mutual TLS with SPIFFE verification, both sides; identities that change while running |
 //! | [`grpc`] | tonic servers and channels with grpc-go's settings; graceful stop |
+//! | [`listen`](fn@listen) | TCP listeners as Go's: both families, IPv4 first of a name's addresses |
 //! | [`lanes`] | threads that each serve connections of their own |
 //! | [`https`] | bounded requests, a GET for bundles |
 //! | [`http_server`] | a few documents over HTTPS for anybody |
@@ -34,6 +35,7 @@ mod hpack;
 pub mod http_server;
 pub mod https;
 pub mod lanes;
+mod listen;
 mod places;
 mod preface;
 pub mod proxy;
@@ -44,4 +46,5 @@ pub mod umask;
 pub mod workload;
 
 pub use authority::AuthorityGuard;
+pub use listen::{ListenError, listen, listen_on};
 pub use spire_compat::errno::errno_text;

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
+use crate::listen::canonical;
+
 /// Longest header of version 1 with its CRLF, by the specification.
 const V1_SIZE_MAX: usize = 107;
 
@@ -81,16 +83,17 @@ fn begins_header(octet: u8) -> bool {
     matches!(octet, b'P' | b'\r')
 }
 
-/// Reads a header that is there. `None` where the proxy speaks for itself (`UNKNOWN`, `LOCAL`).
+/// Reads a header that is there; an address of IPv4 written as IPv6 comes as IPv4. `None` where the proxy speaks for itself (`UNKNOWN`, `LOCAL`).
 ///
 /// # Errors
 /// [`ProxyError::Malformed`] when it is no header of version 1 or 2; [`ProxyError::Io`] when it ends early.
 pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyError> {
-    match from.read_u8().await? {
-        b'P' => read_v1(from).await,
-        b'\r' => read_v2(from).await,
-        _ => Err(ProxyError::Malformed("not a PROXY header")),
-    }
+    let client = match from.read_u8().await? {
+        b'P' => read_v1(from).await?,
+        b'\r' => read_v2(from).await?,
+        _ => return Err(ProxyError::Malformed("not a PROXY header")),
+    };
+    Ok(client.map(canonical))
 }
 
 /// Octet by octet, since the end of the line is the end of the header, and what comes after it is not ours.
@@ -227,7 +230,7 @@ mod tests {
         let good: &[(&str, Option<&str>)] = &[
             ("PROXY TCP4 10.1.2.3 127.0.0.1 12345 8081\r\n", Some("10.1.2.3:12345")),
             ("PROXY TCP6 fd00::1 ::1 1 0\r\n", Some("[fd00::1]:1")),
-            ("PROXY TCP6 ::ffff:10.1.2.3 ::1 1 2\r\n", Some("[::ffff:10.1.2.3]:1")),
+            ("PROXY TCP6 ::ffff:10.1.2.3 ::1 1 2\r\n", Some("10.1.2.3:1")),
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN anything at all\r\n", None),
         ];

@@ -1,12 +1,14 @@
 //! Whether the keys are fresh, for probes (support/oidc-discovery-provider/healthchecks_handler.go).
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
-use spire_net::http_server::{Answer, PlainListener, listen_on, serve_plain};
+use spire_net::http_server::{Answer, PlainListener, serve_plain};
+use spire_net::listen_on;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +40,7 @@ impl Health {
 
     /// Listens on every address until `stop`. A port that cannot be had is logged: the documents are served without.
     pub async fn serve(self, stop: CancellationToken) {
-        let listener = match listen_on(None, self.config.bind_port).await {
+        let listener = match listen_on((Ipv4Addr::UNSPECIFIED, self.config.bind_port).into()).await {
             Ok(listener) => PlainListener::Tcp(listener),
             Err(error) => {
                 let (port, error) = (self.config.bind_port, spire_net::errno_text(&error));

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use spire_net::acme::{Acme, AcmeConfig};
-use spire_net::http_server::{
-    Client, ListenError as TcpError, PlainListener, listen, serve_plain, serve_tls, tls_incoming,
-};
+use spire_net::http_server::{Client, PlainListener, serve_plain, serve_tls, tls_incoming};
 use spire_net::tls::{
     CertificateFiles, CertificateFilesError, ServerTls, TlsIncoming, TlsPolicy, TlsSetupError,
 };
 use spire_net::uds::BindError;
+use spire_net::{ListenError as TcpError, listen};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 

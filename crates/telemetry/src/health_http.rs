@@ -13,7 +13,7 @@ use crate::http;
 
 /// Listens on `host:port` and serves until the future is dropped; open connections end with it.
 pub(crate) async fn listen(health: HealthServer, address: &str) -> io::Result<()> {
-    serve(health, TcpListener::bind(address).await?).await
+    serve(health, spire_net::listen(address).await.map_err(io::Error::other)?).await
 }
 
 async fn serve(health: HealthServer, listener: TcpListener) -> io::Result<()> {

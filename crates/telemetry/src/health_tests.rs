@@ -100,3 +100,36 @@ fn addresses() {
         assert_eq!(config.address(), expected);
     }
 }
+
+/// Probes of a pod come by its address, of whichever family.
+#[tokio::test]
+async fn every_address_is_of_both_families() {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use tokio::net::{TcpListener, TcpStream};
+
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let config = HealthConfig {
+        listener_enabled: true,
+        bind_address: "0.0.0.0".to_owned(),
+        bind_port: port.to_string(),
+        ..HealthConfig::default()
+    };
+    let (health, _) = service(HealthState::of_error("get_bundle_err", None));
+    let health = HealthServer { config: Arc::new(config), ..health };
+    let mut serving = tokio::spawn(async move { health.run().await });
+    let reached = async {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = reached => {}
+        ended = &mut serving => panic!("{ended:?}"),
+    }
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+        TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+    }
+    serving.abort();
+}

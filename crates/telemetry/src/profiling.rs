@@ -18,7 +18,6 @@ use hyper::{Response, StatusCode};
 use spire_compat::config::Profiling;
 use spire_compat::errno::errno_text;
 use spire_compat::gotime;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -89,9 +88,8 @@ enum CpuError {
 
 impl Profiler {
     async fn serve(self, port: i64) -> std::io::Result<()> {
-        let port = u16::try_from(port)
-            .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidInput, "invalid port"))?;
-        let listener = TcpListener::bind(("localhost", port)).await?;
+        let listener =
+            spire_net::listen(&format!("localhost:{port}")).await.map_err(std::io::Error::other)?;
         let respond: http::Respond = Arc::new(move |request| {
             let profiler = self.clone();
             let path = request.uri().path().to_owned();

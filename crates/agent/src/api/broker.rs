@@ -7,7 +7,6 @@ mod service;
 mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -73,14 +72,14 @@ impl BrokerSockets {
             let incoming = tls.bind(address).await.map_err(failed)?;
             let bound = incoming.local_addr().unwrap_or(address);
             sockets.tcp = Some(incoming);
-            log_start("tcp", &go_address(bound));
+            log_start("tcp", &bound.to_string());
         }
         Ok(Some(sockets))
     }
 
     /// Where the TCP socket listens, for tests that leave the port to the system.
     #[cfg(test)]
-    fn tcp_address(&self) -> Option<SocketAddr> {
+    fn tcp_address(&self) -> Option<std::net::SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
     }
 
@@ -188,11 +187,6 @@ fn tls(core: &Arc<Core>, config: &BrokerConfig) -> Result<ServerTls, spire_net::
     let clients = ClientAuth { trust, authorize: Authorize::OneOf(ids) };
     let policy = TlsPolicy { require_pq_kem: core.options().require_pq_kem };
     ServerTls::mutual_grpc(Arc::clone(core.identity()), clients, policy)
-}
-
-/// Go listens on all addresses by one IPv6 socket and says so.
-fn go_address(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() { format!("[::]:{}", address.port()) } else { address.to_string() }
 }
 
 fn log_start(network: &str, address: &str) {

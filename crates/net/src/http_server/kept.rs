@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::paced::Paced;
 use super::{Answer, HEAD_TIMEOUT, LAST_ANSWERS, STREAMS_MAX};
+use crate::listen::canonical;
 use crate::places::Places;
 use crate::tls::{ServerTls, TlsConnection, TlsIncoming};
 
@@ -174,7 +175,7 @@ enum Accepted {
 async fn accept(listener: &PlainListener) -> io::Result<Accepted> {
     match listener {
         PlainListener::Tcp(listener) => {
-            listener.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address))
+            listener.accept().await.map(|(stream, address)| Accepted::Tcp(stream, canonical(address)))
         }
         PlainListener::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
     }

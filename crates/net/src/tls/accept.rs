@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::PollSemaphore;
 use tonic::transport::server::Connected;
 
 use super::ahead::Ahead;
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::cork::Keep;
 use crate::forward::write_to;
+use crate::listen::{canonical, listen_on};
 use crate::places::{Place, Places};
 use crate::preface::PrefaceDeadline;
 use crate::proxy::{self, TrustedProxies};
@@ -35,7 +37,7 @@ use spire_core::spiffe::SpiffeId;
 /// silent client hold its place for as long.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Handshakes in progress. With the 20 s above, silent clients can take all places only by 50 connections a
+/// Handshakes in progress, on all threads together. With the 20 s above, silent clients can take all places only by 50 connections a
 /// second from several addresses.
 const HANDSHAKES_MAX: usize = 1024;
 
@@ -147,21 +149,16 @@ impl ServerTls {
         Self { config: Arc::new(config), requires_h2: alpn == [ALPN_H2] }
     }
 
-    /// Listens on `address`. Needs a tokio runtime.
+    /// Listens on `address`, where `0.0.0.0` and `[::]` are every address of both families. Needs a tokio runtime.
     pub async fn bind(&self, address: SocketAddr) -> io::Result<TlsIncoming> {
-        Ok(self.incoming(TcpListener::bind(address).await?))
+        Ok(self.incoming(listen_on(address).await?))
     }
 
     /// The TLS connections of a listener.
     pub fn incoming(&self, listener: TcpListener) -> TlsIncoming {
         let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        TlsIncoming {
-            tls: self.clone(),
-            sockets: Sockets::accepted_by(listener),
-            handshakes: JoinSet::new(),
-            bounds: Arc::new(Bounds::new(connections_max(open_files))),
-            proxies: None,
-        }
+        let bounds = Arc::new(Bounds::new(connections_max(open_files)));
+        TlsIncoming::new(self.clone(), Sockets::accepted_by(listener), bounds, None)
     }
 
     /// As [`ServerTls::incoming`], with at most `max` connections and an eighth of the files that this process may
@@ -169,7 +166,7 @@ impl ServerTls {
     pub fn incoming_limited(&self, listener: TcpListener, max: usize) -> TlsIncoming {
         let mut incoming = self.incoming(listener);
         let share = incoming.bounds.open.available_permits() / SIDE_LISTENER_SHARE;
-        incoming.bounds = Arc::new(Bounds::new(max.min(share).max(8)));
+        incoming.bounded(Bounds::new(max.min(share).max(8)));
         incoming
     }
 
@@ -181,7 +178,7 @@ impl ServerTls {
         bounds: Arc<Bounds>,
         permit: OwnedSemaphorePermit,
     ) -> io::Result<TlsConnection> {
-        let local = tcp.local_addr()?;
+        let local = canonical(tcp.local_addr()?);
         let mut place = None;
         let handshake = async {
             if let Some(trusted) = proxied {
@@ -226,18 +223,30 @@ fn connections_max(open_files: Option<u64>) -> usize {
 }
 
 /// Established TLS connections of a listener. Never ends and never yields an error: failed handshakes are
-/// logged at debug, since anybody can cause them. Connections beyond the limits wait in the backlog, or are
-/// closed if one address has more than its share.
+/// logged at debug, since anybody can cause them. Who comes when all handshakes are taken waits in the backlog; who comes
+/// when all connections are, or all of its address, is closed.
 #[derive(Debug)]
 pub struct TlsIncoming {
     tls: ServerTls,
     sockets: Sockets,
     handshakes: JoinSet<Option<TlsConnection>>,
+    /// Those of `bounds`.
+    turns: PollSemaphore,
     bounds: Arc<Bounds>,
     proxies: Option<TrustedProxies>,
 }
 
 impl TlsIncoming {
+    fn new(tls: ServerTls, sockets: Sockets, bounds: Arc<Bounds>, proxies: Option<TrustedProxies>) -> Self {
+        let turns = PollSemaphore::new(Arc::clone(&bounds.turns));
+        Self { tls, sockets, handshakes: JoinSet::new(), turns, bounds, proxies }
+    }
+
+    fn bounded(&mut self, bounds: Bounds) {
+        self.turns = PollSemaphore::new(Arc::clone(&bounds.turns));
+        self.bounds = Arc::new(bounds);
+    }
+
     /// Takes the client's address from the PROXY header of trusted proxies, and refuses headers of others.
     #[must_use]
     pub fn behind(mut self, proxies: TrustedProxies) -> Self {
@@ -254,29 +263,22 @@ impl TlsIncoming {
     /// all of them together. Nothing is accepted before the dealer runs, nor after it was dropped.
     pub fn deal(self, players: usize) -> (Dealer, Vec<Self>) {
         let (dealer, hands) = self.sockets.deal(players);
-        let player = |sockets| Self {
-            tls: self.tls.clone(),
-            sockets,
-            handshakes: JoinSet::new(),
-            bounds: Arc::clone(&self.bounds),
-            proxies: self.proxies.clone(),
-        };
+        let player =
+            |sockets| Self::new(self.tls.clone(), sockets, Arc::clone(&self.bounds), self.proxies.clone());
         (dealer, hands.into_iter().map(player).collect())
     }
 
-    /// Starts handshakes as long as there are places.
+    /// Starts handshakes as long as there are turns.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.handshakes.len() >= HANDSHAKES_MAX {
-                // The handshakes wake us.
-                return Poll::Pending;
-            }
+            // The semaphore is never closed. A turn that meets no socket goes back at once.
+            let Some(turn) = ready!(self.turns.poll_acquire(cx)) else { return Poll::Pending };
             let (tcp, remote) = ready!(self.sockets.poll_next(cx));
-            self.start(tcp, remote);
+            self.start(tcp, remote, turn);
         }
     }
 
-    fn start(&mut self, tcp: TcpStream, remote: SocketAddr) {
+    fn start(&mut self, tcp: TcpStream, remote: SocketAddr, turn: OwnedSemaphorePermit) {
         let proxied = self.proxies.as_ref().map(|proxies| proxies.trusts(remote.ip()));
         let place = match proxied {
             Some(true) => None,
@@ -295,7 +297,7 @@ impl TlsIncoming {
         let (tls, bounds) = (self.tls.clone(), Arc::clone(&self.bounds));
         self.handshakes.spawn(async move {
             let result = tls.handshake((tcp, remote), proxied, bounds, permit).await;
-            drop(place);
+            drop((place, turn));
             result
                 .inspect_err(
                     |error| tracing::debug!(caller_addr = %remote, error = %error, "TLS handshake failed"),
@@ -330,7 +332,9 @@ impl Stream for TlsIncoming {
 #[derive(Debug)]
 struct Bounds {
     open: Arc<Semaphore>,
-    /// Handshakes in progress.
+    /// Handshakes in progress, in all.
+    turns: Arc<Semaphore>,
+    /// Handshakes in progress, by address.
     handshakes: Arc<Places<IpAddr>>,
     anonymous: Arc<Semaphore>,
     anonymous_by_address: Arc<Places<IpAddr>>,
@@ -348,6 +352,7 @@ impl Bounds {
     fn new(open: usize) -> Self {
         Self {
             open: Arc::new(Semaphore::new(open)),
+            turns: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             handshakes: Places::new(HANDSHAKES_PER_ADDRESS_MAX),
             anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
             anonymous_by_address: Places::new(ANONYMOUS_PER_ADDRESS_MAX),
@@ -449,4 +454,46 @@ impl AsyncRead for TlsConnection {
 
 impl AsyncWrite for TlsConnection {
     write_to!(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A listener's part that has one accepted socket, and the silent client at its other end.
+    async fn lane(tls: &ServerTls, bounds: &Arc<Bounds>) -> (TlsIncoming, TcpStream) {
+        let listener = crate::listen("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, remote) = listener.accept().await.unwrap();
+        let (give, hand) = mpsc::channel(1);
+        give.send((socket.into_std().unwrap(), remote)).await.unwrap();
+        (TlsIncoming::new(tls.clone(), Sockets::Dealt(hand), Arc::clone(bounds), None), client)
+    }
+
+    /// Starts what it may start now.
+    async fn look(lane: &mut TlsIncoming) {
+        assert!(poll_fn(|cx| Poll::Ready(lane.poll_accept(cx))).await.is_pending());
+    }
+
+    #[tokio::test]
+    async fn handshakes_are_bounded_over_all_threads() {
+        let tls = ServerTls::https(Identity::empty(), TlsPolicy::default()).unwrap();
+        let bounds = Arc::new(Bounds { turns: Arc::new(Semaphore::new(1)), ..Bounds::new(8) });
+        let (mut first, silent) = lane(&tls, &bounds).await;
+        let (mut second, _client) = lane(&tls, &bounds).await;
+        look(&mut first).await;
+        look(&mut second).await;
+        assert_eq!((first.handshakes.len(), second.handshakes.len()), (1, 0));
+        drop(silent);
+        assert!(first.handshakes.join_next().await.is_some_and(|ended| ended.unwrap().is_none()));
+        // It was the next in line, has no socket for its turn, and passes it on.
+        look(&mut first).await;
+        look(&mut second).await;
+        assert_eq!((first.handshakes.len(), second.handshakes.len()), (0, 1));
+    }
 }

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use crate::listen::canonical;
+
 /// First and longest pause after accept fails; grpc-go's numbers.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -95,9 +97,9 @@ impl Accepting {
                 self.sleep = None;
             }
             match ready!(self.listener.poll_accept(cx)) {
-                Ok(accepted) => {
+                Ok((socket, remote)) => {
                     self.pause = PAUSE_MIN;
-                    return Poll::Ready(accepted);
+                    return Poll::Ready((socket, canonical(remote)));
                 }
                 Err(error) => {
                     tracing::warn!(error = errno_text(&error), retry_interval = ?self.pause, "Accept failed");

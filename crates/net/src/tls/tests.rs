@@ -493,3 +493,29 @@ async fn trusted_proxies_say_who_the_client_is_and_others_may_not() {
     behind_proxy(plain, v1, &client).await.expect_err("not TLS");
     behind_proxy(plain, b"", &client).await.expect("served");
 }
+
+/// As Go's: agents come by either family, and one of IPv4 has the same name on every listener.
+#[tokio::test]
+async fn a_listener_on_every_address_serves_both_families() {
+    let ca = TestCa::new("spiffe://a.test");
+    let trust = Bundles::of(&[("a.test", &ca)]);
+    let client = TlsClient::spiffe(trust.clone(), id(SERVER), None, ANY).expect("a configuration");
+    let clients = ClientAuth { trust, authorize: members(&[]) };
+    let tls = ServerTls::grpc(identity(&ca, SERVER), clients, ANY).expect("a configuration");
+    let incoming = tls.bind((Ipv4Addr::UNSPECIFIED, 0).into()).await.expect("bound");
+    let trusted = |peer: std::net::IpAddr| peer.is_ipv4();
+    let incoming = incoming.behind(crate::proxy::TrustedProxies::new(trusted));
+    let port = incoming.local_addr().expect("an address").port();
+    tokio::spawn(serve(tcp_server().add_service(Echo), incoming, pending()));
+    let by = |ip: std::net::IpAddr| SocketAddr::new(ip, port);
+    let ipv4 = by(Ipv4Addr::LOCALHOST.into());
+    let peer = behind_proxy(ipv4, b"", &client).await.expect("served");
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+    let header = b"PROXY TCP6 ::ffff:10.1.2.3 ::1 12345 8081\r\n";
+    assert_eq!(behind_proxy(ipv4, header, &client).await, Ok("10.1.2.3:12345".to_owned()));
+    let localhost = std::net::Ipv6Addr::LOCALHOST;
+    if tokio::net::TcpListener::bind((localhost, 0)).await.is_ok() {
+        let peer = behind_proxy(by(localhost.into()), b"", &client).await.expect("served");
+        assert!(peer.starts_with("[::1]:"), "{peer}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -103,7 +103,8 @@ impl BundleEndpointServer {
                 (acme.server_tls(policy)?, Box::pin(acme.run()))
             }
         };
-        let listener = http_server::listen_on(config.address, config.port)
+        let every = Ipv4Addr::UNSPECIFIED.into();
+        let listener = spire_net::listen_on((config.address.unwrap_or(every), config.port).into())
             .await
             .map_err(|source| EndpointError::Bind { address: shown, source })?;
         let document = Arc::new(Document::new(parts.bundle, config.refresh_hint));

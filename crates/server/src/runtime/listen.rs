@@ -82,7 +82,7 @@ pub(super) async fn serve(
     let tcp = bind_tcp(config, &identity, trust.clone()).await?;
     let lanes = Lanes::start().map_err(ListenError::Threads)?;
     let unix = bind_unix(config)?;
-    let address = tcp.local_addr().map_or_else(|_| config.bind_address.to_string(), go_address);
+    let address = tcp.local_addr().unwrap_or(config.bind_address).to_string();
     let on_tcp = Listener { network: "tcp", address };
     let on_unix = Listener { network: "unix", address: config.socket_path.display().to_string() };
     on_tcp.started();
@@ -248,9 +248,4 @@ fn bind_unix(config: &ServerConfig) -> Result<UnixIncoming, ListenError> {
     let tracking =
         if config.audit_log_enabled { PeerTracking::Pinned } else { PeerTracking::CredentialsOnly };
     Ok(UnixEndpoint::server(&config.socket_path, tracking).bind()?)
-}
-
-/// Go listens on all addresses by one IPv6 socket and says so.
-fn go_address(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() { format!("[::]:{}", address.port()) } else { address.to_string() }
 }

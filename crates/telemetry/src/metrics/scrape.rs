@@ -2,12 +2,12 @@
 //! `pkg/common/telemetry/prometheus.go`).
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use spire_compat::config::{PrometheusConfig, PrometheusTls, io_error};
+use spire_compat::config::{PrometheusConfig, PrometheusTls};
 use spire_compat::errno::errno_text;
+use spire_compat::files::read_bounded;
 use spire_compat::quote::quote;
 use spire_core::pki::{Certificate, LocalKey, pem};
 use spire_core::spiffe::SpiffeId;
@@ -15,7 +15,7 @@ use spire_net::tls::{
     Authorize, ClientAuth, ClientsError, Identity, IdentityError, LateTrust, ServerTls, TlsPolicy,
     TlsSetupError,
 };
-use tokio::net::TcpListener;
+use zeroize::Zeroizing;
 
 use super::process::{self, HeapProbe};
 use super::prometheus::Prometheus;
@@ -124,10 +124,11 @@ impl Scrape {
     }
 
     async fn listen(&self, metrics: Arc<Prometheus>, heap: HeapProbe) -> io::Result<()> {
-        let port = u16::try_from(self.port)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "invalid port"))?;
-        let host = self.host.trim_matches(['[', ']']);
-        let listener = TcpListener::bind((host, port)).await?;
+        let address = match self.host.trim_matches(['[', ']']) {
+            ip if ip.contains(':') => format!("[{ip}]:{}", self.port),
+            host => format!("{host}:{}", self.port),
+        };
+        let listener = spire_net::listen(&address).await.map_err(io::Error::other)?;
         let respond: http::Respond = Arc::new(move |_| {
             let text = metrics.text(&process::families(heap));
             Box::pin(async move { http::response(StatusCode::OK, CONTENT_TYPE, text) })
@@ -172,8 +173,9 @@ fn certificates(path: &str) -> Result<Vec<Certificate>, ScrapeTlsError> {
     pem::certificates(&read(path)?).map_err(|error| ScrapeTlsError::File(format!("{path}: {error}")))
 }
 
-fn read(path: &str) -> Result<Vec<u8>, ScrapeTlsError> {
-    std::fs::read(Path::new(path)).map_err(|error| ScrapeTlsError::File(io_error(path, &error)))
+fn read(path: &str) -> Result<Zeroizing<Vec<u8>>, ScrapeTlsError> {
+    let contents = read_bounded(path, pem::MAX_PEM_BYTES as u64);
+    contents.map_err(|error| ScrapeTlsError::File(error.to_string()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,16 +78,6 @@ fn internal(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Internal, (PluginType::NodeAttestor, NAME), message)
 }
 
-/// All addresses of the machine; of IPv4 alone where there is no IPv6.
-async fn listen(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
-        }
-        bound => bound,
-    }
-}
-
 #[async_trait]
 impl AgentNodeAttestor for HttpChallenge {
     fn name(&self) -> &str {
@@ -100,7 +90,7 @@ impl AgentNodeAttestor for HttpChallenge {
             let reason = errno_text(&error);
             internal(format!("could not listen on port {port}: listen tcp :{port}: bind: {reason}"))
         };
-        let listener = listen(port).await.map_err(refused)?;
+        let listener = spire_net::listen_on((Ipv4Addr::UNSPECIFIED, port).into()).await.map_err(refused)?;
         let port = match advertised_port {
             0 => i64::from(listener.local_addr().map_err(refused)?.port()),
             port => port,
