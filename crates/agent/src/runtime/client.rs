@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(connections(), 1, "the server is well");
 
         // It answers nothing more, as if it were gone without a word. Calls that fail together leave it once.
-        let (id, audience) = (EntryId::from_stored("web".to_owned()), ["a".to_owned()]);
+        let (id, audience) = (EntryId::from_stored("web"), ["a".to_owned()]);
         let ask = || client.new_jwt_svid(&id, &audience, Duration::from_millis(100));
         let (one, other) = tokio::join!(ask(), ask());
         for failed in [one, other] {
