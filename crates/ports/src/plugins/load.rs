@@ -538,6 +538,7 @@ mod tests {
             checksum: String::new(),
             data: PluginData::None,
             disabled,
+            location: None,
         }
     }
 
