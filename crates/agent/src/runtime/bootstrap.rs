@@ -10,7 +10,7 @@ use spire_core::pki::bundle_doc::{self, Reading};
 use spire_core::pki::{Certificate, MAX_CHAIN_LEN, pem};
 use spire_core::spiffe::TrustDomain;
 use spire_net::grpc::workload_channel;
-use spire_net::https::{FetchError, HttpsClient};
+use spire_net::https::{FetchError, HttpsClient, redacted};
 use spire_net::tls::{Proxies, TlsClient, TlsPolicy, TlsSetupError};
 use spire_ports::observe::{Label, Metrics, names};
 use spire_wire::workload::X509BundlesRequest;

@@ -12,6 +12,7 @@ use spire_core::svids::JwtSvid;
 use spire_core::time::Timestamp;
 use spire_net::grpc::TcpTarget;
 use spire_net::tls::{Identity, Proxies, TlsClient, TlsConnector, TlsPolicy, TlsSetupError, TrustSource};
+use spire_ports::observe::GrpcCode;
 use spire_wire::api::server::agent::v1::{
     AgentX509svidParams, PostStatusRequest, RenewAgentRequest, agent_client::AgentClient,
 };
@@ -55,6 +56,12 @@ impl CallError {
 
     pub(super) fn malformed(doing: &'static str, error: &ConvertError) -> Self {
         Self { doing, status: Box::new(Status::internal(error.to_string())) }
+    }
+}
+
+impl GrpcCode for CallError {
+    fn grpc_code(&self) -> &'static str {
+        code_name(self.status.code())
     }
 }
 

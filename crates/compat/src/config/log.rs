@@ -149,7 +149,7 @@ impl LogSettings {
     /// Parses the level and format names.
     ///
     /// # Errors
-    /// The first of them that is none.
+    /// [`LogSettingError`] for the first of them that is not known.
     pub fn parse(
         file: &str,
         level: &str,

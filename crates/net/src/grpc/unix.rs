@@ -150,7 +150,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
             let status = Status::unimplemented(format!("unknown service {unknown}"));
             return Box::pin(ready(Ok(status.into_http())));
         }
-        let within = deadline(request.headers());
+        let within = time_limit(request.headers());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
         let answer = self.routes.clone().call(request);

@@ -48,6 +48,9 @@ impl Configuration {
 
     /// Reads `plugin_data` with `read`; without data every setting has its default. A key that `read` did not ask for gets a
     /// warning.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: that of `read`, or that `plugin_data` is a single value.
     pub fn decode<T: Default>(
         &self,
         read: impl FnOnce(&mut Body<'_>) -> std::result::Result<T, DecodeError>,

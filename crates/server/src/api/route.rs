@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use prost::Message;
+use prost::{DecodeError, Message};
 use spire_net::grpc::{MESSAGE_SIZE_MAX, time_limit};
 use spire_ports::observe::{self, names};
 use tokio::sync::Notify;

@@ -144,24 +144,11 @@ impl LiveEntries {
         include_non_reattestable: bool,
         limit: u32,
     ) -> Result<usize> {
-        let mut pruned = 0;
-        loop {
-            let batch = self.store.nodes_prune(expired_before, include_non_reattestable, batch_size).await?;
-            self.apply(|next, writer, changes| {
-                for written in &batch {
-                    remember(&mut writer.own_node_events, written.event);
-                    remove_agent(next, changes, &written.value, written.event);
-                }
-            });
-            for node in &batch {
-                tracing::info!(agent_id = %node.value, "Pruned an expired agent");
-            }
-            pruned += batch.len();
-            if batch.len() < batch_size as usize {
-                if pruned > 0 {
-                    self.look_now();
-                }
-                return Ok(pruned);
+        let pruned = self.store.nodes_prune(expired_before, include_non_reattestable, limit).await?;
+        self.apply(|next, writer, changes| {
+            for written in &pruned {
+                remember(&mut writer.own_node_events, written.event);
+                remove_agent(next, changes, &written.value, written.event);
             }
         });
         for node in &pruned {
