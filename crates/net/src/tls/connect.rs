@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
@@ -43,6 +45,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Room for the first octets of a server: its SETTINGS.
 const FIRST_READ: usize = 256;
+
+/// How long an address may be silent before the next one is tried beside it.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Addresses of a name that are tried in one attempt.
 const ADDRESSES_MAX: usize = 16;
@@ -307,21 +312,39 @@ impl TlsConnector {
             .collect();
         let first = self.attempts.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
         addresses.rotate_left(first);
-        let mut failure = lookup(io::ErrorKind::NotFound.into());
-        for address in addresses {
+        let dial = |address: SocketAddr| async move {
             if self.public_only && !address::is_public(address.ip()) {
-                failure = DialError::Private { address: address.to_string() };
-                continue;
+                return Err(DialError::Private { address: address.to_string() });
             }
-            match connect(self.from, address).await {
-                Ok(tcp) => return Ok(tcp),
-                Err(source) => {
-                    failure = DialError::Dial { network: "tcp", address: address.to_string(), source };
-                }
-            }
-        }
-        Err(failure)
+            let failed = |source| DialError::Dial { network: "tcp", address: address.to_string(), source };
+            connect(self.from, address).await.map_err(failed)
+        };
+        first_of(addresses, dial).await.unwrap_or_else(|| Err(lookup(io::ErrorKind::NotFound.into())))
     }
+}
+
+/// What the first address gives that answers, or the last failure; `None` without addresses. An address that is silent holds up the
+/// next for a moment only (RFC 8305, section 5; grpc-go's `pick_first` does the same).
+async fn first_of<T, E, F: Future<Output = Result<T, E>>>(
+    addresses: Vec<SocketAddr>,
+    dial: impl Fn(SocketAddr) -> F,
+) -> Option<Result<T, E>> {
+    let mut waiting = addresses.into_iter();
+    let mut dialling = FuturesUnordered::from_iter(waiting.next().map(&dial));
+    let mut last = None;
+    while !dialling.is_empty() {
+        tokio::select! {
+            Some(ended) = dialling.next() => {
+                if ended.is_ok() {
+                    return Some(ended);
+                }
+                last = Some(ended);
+            }
+            () = tokio::time::sleep(NEXT_ADDRESS), if waiting.len() > 0 => {}
+        }
+        dialling.extend(waiting.next().map(&dial));
+    }
+    last
 }
 
 async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
@@ -460,5 +483,51 @@ impl Service<Uri> for UnixConnector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let connector = self.clone();
         Box::pin(async move { connector.dial().await.map(TokioIo::new) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicU8;
+
+    use super::*;
+
+    fn addresses(count: u8) -> Vec<SocketAddr> {
+        (1..=count).map(|last| (Ipv4Addr::new(192, 0, 2, last), 1).into()).collect()
+    }
+
+    /// The first two never say anything, the third refuses, and of the others each is there at once.
+    async fn dialled(count: u8) -> (Option<Result<SocketAddr, SocketAddr>>, u8) {
+        let started = AtomicU8::new(0);
+        let dial = |address: SocketAddr| {
+            let number = started.fetch_add(1, Ordering::Relaxed) + 1;
+            async move {
+                match number {
+                    1 | 2 => std::future::pending().await,
+                    3 => Err(address),
+                    _ => Ok(address),
+                }
+            }
+        };
+        let ended = tokio::time::timeout(DIAL_TIMEOUT, first_of(addresses(count), dial)).await;
+        (ended.unwrap_or(None), started.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_addresses_hold_up_the_others_for_a_moment() {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(dialled(6).await, (Some(Ok(addresses(4)[3])), 4));
+        assert_eq!(begun.elapsed(), 2 * NEXT_ADDRESS);
+        assert_eq!(dialled(0).await, (None, 0));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(dialled(3).await, (None, 3), "two are silent until the attempt's end");
+        assert_eq!(begun.elapsed(), DIAL_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn the_last_failure_is_told() {
+        let refused = first_of(addresses(3), async |address| Err::<(), _>(address)).await;
+        assert_eq!(refused, Some(Err(addresses(3)[2])));
     }
 }
