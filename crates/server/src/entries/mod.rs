@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use changes::{AgentStream, Changes, Wake};
 pub use payload::{Answer, Payload, SigningFields, entry_to_wire, is_agent_mask};
 pub(crate) use payload::{
-    id_to_wire, number_len, put_head, put_number, put_text, selectors_to_wire, text_len,
+    Sink, id_to_wire, number_len, put_head, put_number, put_text, selectors_to_wire, text_len,
 };
 
 use crate::clock::Clock;

@@ -6,6 +6,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, i
 use spire_core::model::Entry;
 use spire_core::spiffe::{Selectors, SpiffeId};
 use spire_wire::api::types;
+use tonic::codec::EncodeBuf;
 
 use super::ViewRecord;
 
@@ -85,7 +86,7 @@ impl Answer {
     }
 
     /// Appends the encoded entry, [`Answer::len`] bytes.
-    pub fn write(self, record: &ViewRecord, buffer: &mut impl BufMut) {
+    pub(crate) fn write(self, record: &ViewRecord, buffer: &mut impl Sink) {
         let identity = &record.spiffe_id;
         put_text(1, record.id.as_bytes(), buffer);
         put_head(2, identity_len(identity), buffer);
@@ -103,6 +104,28 @@ impl Answer {
         }
     }
 }
+
+/// Where messages are written. To copy a few octets whose number the compiler does not know costs a call of the C library, which
+/// is more than all else that is done for a field.
+pub(crate) trait Sink: BufMut {
+    /// Appends the first `len` of these octets.
+    fn put_start<const N: usize>(&mut self, octets: &[u8; N], len: usize) {
+        self.put_slice(&octets[..len]);
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn put_start<const N: usize>(&mut self, octets: &[u8; N], len: usize) {
+        let end = self.len() + len;
+        self.extend_from_slice(octets);
+        self.truncate(end);
+    }
+}
+
+impl Sink for EncodeBuf<'_> {}
+
+/// Most IDs are UUIDs.
+const UUID_LEN: usize = 36;
 
 fn long(len: u32) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
@@ -130,15 +153,19 @@ pub(crate) fn text_len(tag: u32, text: &[u8]) -> usize {
     if text.is_empty() { 0 } else { key_len(tag) + delimited_len(text.len()) }
 }
 
-pub(crate) fn put_text(tag: u32, text: &[u8], buffer: &mut impl BufMut) {
-    if !text.is_empty() {
-        put_head(tag, text.len(), buffer);
-        buffer.put_slice(text);
+pub(crate) fn put_text(tag: u32, text: &[u8], buffer: &mut impl Sink) {
+    if text.is_empty() {
+        return;
+    }
+    put_head(tag, text.len(), buffer);
+    match <&[u8; UUID_LEN]>::try_from(text) {
+        Ok(uuid) => buffer.put_slice(uuid),
+        Err(_) => buffer.put_slice(text),
     }
 }
 
 /// What stands before a field of this length.
-pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut impl BufMut) {
+pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut impl Sink) {
     let key = tag << 3 | WireType::LengthDelimited as u32;
     match (u8::try_from(key), u16::try_from(len)) {
         // Nearly all keys are one octet, and lengths one or two.
@@ -158,7 +185,7 @@ pub(crate) fn number_len(tag: u32, number: i64) -> usize {
     if number == 0 { 0 } else { int64::encoded_len(tag, &number) }
 }
 
-pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
+pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl Sink) {
     if number == 0 {
         return;
     }
@@ -176,7 +203,7 @@ pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl BufMut) {
             break;
         }
     }
-    buffer.put_slice(&field[..len]);
+    buffer.put_start(&field, len);
 }
 
 /// Octets of the longest number.

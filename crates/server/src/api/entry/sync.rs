@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BufMut;
 use prost::encoding::{encoded_len_varint, key_len};
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
@@ -22,7 +21,8 @@ use crate::api::caller::AgentCaller;
 use crate::api::encoded::{Answers, Encoded};
 use crate::api::route::{Call, Reply};
 use crate::entries::{
-    Answer, Payload, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text, text_len,
+    Answer, Payload, Sink, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
+    text_len,
 };
 
 /// Entries or revisions in one message (pkg/server/endpoints, defaultEntryPageSize).
@@ -67,7 +67,7 @@ impl Shown {
     }
 
     /// Appends the entries as field `tag` of a message.
-    fn write(&self, tag: u32, records: &[&ViewRecord], message: &mut impl BufMut) {
+    fn write(&self, tag: u32, records: &[&ViewRecord], message: &mut impl Sink) {
         for record in records {
             match self {
                 Self::Encoded(answer) => {
