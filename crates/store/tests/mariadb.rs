@@ -9,7 +9,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use spire_core::model::{Entry, EntryFilter, EntryId, EntryMask, JoinToken, Node, SelectorMatch, SetMatch};
 use spire_core::spiffe::{Selector, Selectors, SpiffeId};
 use spire_core::time::Timestamp;
-use spire_ports::datastore::{Bundles, Consistency, Creation, DataStore, Entries, Error, JoinTokens, Nodes};
+use spire_ports::datastore::{
+    Bundles, Consistency, Creation, DataStore, Entries, Error, JoinTokens, Nodes, conformance,
+};
 use spire_store::{SqlConfig, SqlStore};
 use spire_testkit::database::{Mariadb, Options};
 use spire_testkit::proxy::Proxy;
@@ -116,18 +118,9 @@ fn entry(name: &str, path: &str) -> Entry {
     Entry::new(EntryId::parse(name).unwrap(), id("parent"), id(path), selectors("uid:0"))
 }
 
+/// An agent as an attestation stores it.
 fn node(path: &str, serial_number: &str) -> Node {
-    Node {
-        spiffe_id: id(path),
-        attestation_type: "x509pop".into(),
-        serial_number: serial_number.into(),
-        expires_at: Timestamp::from_unix(4_000_000_000),
-        new_serial_number: Box::default(),
-        new_expires_at: None,
-        can_reattest: false,
-        agent_version: Box::default(),
-        selectors: Selectors::default(),
-    }
+    Node { serial_number: serial_number.into(), ..conformance::node(path) }
 }
 
 fn token(name: &str) -> JoinToken {
@@ -222,8 +215,8 @@ fn letter_case(server: &Mariadb) -> Outcome {
         assert_eq!(store.join_token_delete("TOKEN").await, Ok(false));
         assert_eq!(store.join_token_delete("token").await, Ok(true));
         // A node's name is unique without case, so that the other cannot be stored; it must not become the first.
-        store.node_attest(&node("Agent", "1")).await.unwrap();
-        assert!(store.node_attest(&node("agent", "2")).await.is_err());
+        store.node_attest(&node("/Agent", "1")).await.unwrap();
+        assert!(store.node_attest(&node("/agent", "2")).await.is_err());
         assert_eq!(&*store.node_fetch(&id("Agent")).await.unwrap().unwrap().serial_number, "1");
         assert_eq!(store.node_fetch(&id("agent")).await, Ok(None));
         store.close().await;
@@ -327,7 +320,7 @@ fn one_token(server: &Mariadb) -> Outcome {
             for i in 0..16 {
                 let (store, name) = (Arc::clone(&stores[i % 2]), name.clone());
                 jobs.spawn(async move {
-                    let agent = node(&format!("join_token/{name}"), &i.to_string());
+                    let agent = node(&format!("/join_token/{name}"), &i.to_string());
                     store.node_attest_by_token(&agent, &name).await.unwrap().is_some()
                 });
             }

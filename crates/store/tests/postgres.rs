@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use spire_core::model::{Entry, EntryFilter, EntryId, JoinToken, Node};
-use spire_core::spiffe::{Selector, Selectors, SpiffeId};
+use spire_core::model::{Entry, EntryFilter, EntryId, JoinToken};
+use spire_core::spiffe::{Selector, SpiffeId};
 use spire_core::time::Timestamp;
 use spire_ports::datastore::{
-    Bundles, Consistency, Creation, DataStore, Entries, Error, Events, JoinTokens, Nodes,
+    Bundles, Consistency, Creation, DataStore, Entries, Error, Events, JoinTokens, Nodes, conformance,
 };
 use spire_store::{SqlConfig, SqlStore};
 use spire_testkit::database::{Options, Postgres};
@@ -115,20 +115,6 @@ fn entry(name: &str, path: &str) -> Entry {
 
 fn token(name: &str) -> JoinToken {
     JoinToken { token: name.into(), expires_at: Timestamp::from_unix(4_000_000_000) }
-}
-
-fn node(name: &str, serial_number: &str) -> Node {
-    Node {
-        spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/spire/agent/join_token/{name}")).unwrap(),
-        attestation_type: "join_token".into(),
-        serial_number: serial_number.into(),
-        expires_at: Timestamp::from_unix(4_000_000_000),
-        new_serial_number: Box::default(),
-        new_expires_at: None,
-        can_reattest: false,
-        agent_version: Box::default(),
-        selectors: Selectors::default(),
-    }
 }
 
 /// A server with TLS is reached with the right authority and client certificate only.
@@ -275,7 +261,7 @@ fn one_token() -> Outcome {
             for i in 0..16 {
                 let (store, name) = (Arc::clone(&stores[i % 2]), name.clone());
                 jobs.spawn(async move {
-                    let agent = node(&name, &i.to_string());
+                    let agent = conformance::node(&format!("/join_token/{name}"));
                     store.node_attest_by_token(&agent, &name).await.unwrap().is_some()
                 });
             }

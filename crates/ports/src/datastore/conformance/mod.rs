@@ -115,7 +115,8 @@ fn entry(name: &str, parent: &str, spiffe_id: &str, wanted: &[&str]) -> Entry {
     Entry::new(entry_id(name), id(parent), id(spiffe_id), selectors(wanted))
 }
 
-fn node(path: &str) -> Node {
+/// An attested node of `example.org` with this path.
+pub fn node(path: &str) -> Node {
     Node {
         spiffe_id: id(path),
         attestation_type: "test".into(),
