@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 use crate::Set;
 use crate::measure::{to_f64, until};
@@ -23,15 +25,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// CPU time so far, user and system, all threads (`/proc/PID/stat`, in clock ticks of 10 ms; operations are repeated until
-    /// that is fine enough).
+    /// CPU time so far, user and system, all threads, to the nanosecond (its CPU-time clock, `clock_getcpuclockid(3)`).
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may have blanks; fields are counted after it.
-        let after = stat.rsplit_once(')').context("stat")?.1;
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 10))
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(Duration::from(clock_getcpuclockid(pid)?.now()?))
     }
 
     /// Resident memory, pages of the binary included, in KiB.
