@@ -104,7 +104,7 @@ impl SqlStore {
         }
     }
 
-    /// As [`SqlStore::read`], for work that reads a row by its key and little that belongs to it.
+    /// As [`SqlStore::read`], for work of one statement that reads a row by its key.
     pub(crate) async fn read_row<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
@@ -112,6 +112,19 @@ impl SqlStore {
         match &self.backend {
             Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => {
                 readers.read_row(logged(self.logs, work)).await
+            }
+            _ => self.read(work).await,
+        }
+    }
+
+    /// As [`SqlStore::read`], for work that reads a row by its key and the little that belongs to it.
+    pub(crate) async fn read_item<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match &self.backend {
+            Backend::Sqlite(Sqlite { readers: Some(readers), .. }) => {
+                readers.read_item(logged(self.logs, work)).await
             }
             _ => self.read(work).await,
         }

@@ -64,7 +64,8 @@ where
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Fields::default();
+        let mut fields =
+            Fields { message: None, list: Vec::with_capacity(attributes.metadata().fields().len()) };
         attributes.record(&mut fields);
         span.extensions_mut().insert(SpanFields(fields.list));
     }
@@ -77,8 +78,10 @@ where
         let Some(SpanFields(kept)) = extensions.get_mut::<SpanFields>() else { return };
         for (name, value) in fields.list {
             // A field that is recorded again and again must not grow the span.
-            kept.retain(|(kept_name, _)| *kept_name != name);
-            kept.push((name, value));
+            match kept.iter_mut().find(|(kept_name, _)| *kept_name == name) {
+                Some((_, kept_value)) => *kept_value = value,
+                None => kept.push((name, value)),
+            }
         }
     }
 

@@ -332,15 +332,18 @@ impl<'a, P> Walk<'a, P> {
     fn below(&mut self, root: &SpiffeId, visit: &mut impl FnMut(&'a Arc<Record<P>>)) {
         let mut open: Vec<&'a SpiffeId> = self.enter(root).into_iter().collect();
         while let Some(parent) = open.pop() {
-            for record in self.index.children(parent) {
+            self.index.children(parent).for_each(|record| {
                 visit(record);
                 open.extend(self.enter_identity(record));
-            }
+            });
         }
     }
 
     /// The record's identity as a parent. Nearly all are leaves, which the hash that the record has tells.
     fn enter_identity(&mut self, record: &Record<P>) -> Option<&'a SpiffeId> {
+        if self.index.inner.len() == 0 {
+            return None;
+        }
         let hash = from_short(record.identity_hash);
         let inner = self.index.inner.group(hash).any(|id| *id == record.spiffe_id);
         if inner { self.enter(&record.spiffe_id) } else { None }

@@ -216,6 +216,26 @@ impl<'a, T> Iterator for Iter<'a, T> {
             }
         }
     }
+
+    /// What `for_each` goes through: leaf by leaf, without a look at the whole state for each element.
+    fn fold<B, F: FnMut(B, &'a T) -> B>(mut self, init: B, mut each: F) -> B {
+        let mut folded = init;
+        loop {
+            for (hash, element) in self.leaf {
+                if hash & self.mask == self.wanted {
+                    folded = each(folded, element);
+                }
+            }
+            self.leaf = [].iter();
+            match self.open.pop() {
+                Some(Node::Leaf(elements)) => self.leaf = elements.iter(),
+                Some(Node::Branch(children)) => {
+                    self.open.extend(children.iter().flatten().map(|child| &**child));
+                }
+                None => return folded,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
     TlsSetupError, TrustSource,
 };
 use crate::fixture::{Echo, TestCa, call};
-use crate::grpc::{Stopped, TcpTarget, graceful, serve, serve_aged, tcp_channel, tcp_server};
+use crate::grpc::{Stopped, TcpTarget, graceful, serve, serve_tcp, tcp_channel, tcp_server};
 
 const SERVER: &str = "spiffe://a.test/spire/server";
 const AGENT: &str = "spiffe://a.test/spire/agent/x";
@@ -85,8 +85,9 @@ async fn old_connections_are_replaced_under_calls() {
     let stopped = async {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(graceful(stopped, |signal| {
-        serve_aged(Duration::from_millis(50), Routes::new(Echo), incoming, signal)
+    let server = tokio::spawn(graceful(stopped, |signal| async {
+        serve_tcp(Duration::from_millis(50), Routes::new(Echo), incoming, signal).await;
+        Ok(())
     }));
     let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
     let channel = tcp_channel("127.0.0.1", port, client).expect("an address");

@@ -3,16 +3,21 @@
 //! tonic's encoder has every message written into a buffer of its own, which for a page of entries would be one more copy of
 //! a hundred kilobytes.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use hyper::body::Frame;
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Body as HttpBody;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Response, header};
+
+use super::route::BoxFuture;
 
 /// What stands before a message of gRPC: whether it is compressed, and its length in four octets.
 const HEAD_LEN: usize = 5;
@@ -34,43 +39,219 @@ impl Encoded {
     }
 }
 
-/// Answers on their way to the connection. Whoever sends them ends the call by a status, or by dropping the sender.
-pub(super) type Answers = mpsc::Receiver<Result<Encoded, Status>>;
+/// Where a call puts its answers, one at a time. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outbox(Arc<Mutex<Option<Encoded>>>);
 
-/// The response that carries the answers.
-pub(super) fn response(answers: Result<Answers, Status>) -> Response<Body> {
-    match answers {
-        Err(status) => status.into_http(),
-        Ok(answers) => {
-            let mut response = Response::new(Body::new(EncodedBody(Some(answers))));
-            let grpc = HeaderValue::from_static("application/grpc");
-            response.headers_mut().insert(header::CONTENT_TYPE, grpc);
-            response
-        }
+impl Outbox {
+    /// Waits until the connection took the answer before, and makes the next.
+    pub(super) async fn send(&self, make: impl FnOnce() -> Result<Encoded, Status>) -> Result<(), Status> {
+        // Who takes an answer asks for the next.
+        poll_fn(|_| if self.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
+        let answer = make()?;
+        *self.0.lock() = Some(answer);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.lock().is_some()
     }
 }
 
-/// `None` once the status was sent.
-struct EncodedBody(Option<Answers>);
+/// A call that goes on while its answers are read: the connection asks it for the next one, so that it needs neither a task
+/// of its own nor a queue. One whose answers nobody reads is not asked any more, and is dropped at its time all the same.
+pub(super) struct Exchange {
+    serving: BoxFuture<Result<(), Status>>,
+    answers: Outbox,
+    end: Instant,
+    why: fn() -> Status,
+}
 
-impl HttpBody for EncodedBody {
+impl Exchange {
+    /// `serving` puts its answers into `answers`, and ends by itself or at `end`, for the reason `why`.
+    pub(super) fn new(
+        serving: impl Future<Output = Result<(), Status>> + Send + 'static,
+        answers: Outbox,
+        end: Instant,
+        why: fn() -> Status,
+    ) -> Self {
+        Self { serving: Box::pin(serving), answers, end, why }
+    }
+
+    /// The response that carries the answers.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let rest = Arc::new(Rest::new(self.serving));
+        let alarm = Box::pin(tokio::time::sleep_until(self.end));
+        let (waker, answers, why) = (rest.clone().into(), self.answers, self.why);
+        let body = Answers { answers, rest, alarm, waker, why, ended: None, is_done: false };
+        let mut response = Response::new(Body::new(body));
+        let grpc = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+        response
+    }
+}
+
+/// What is left of a call.
+struct Rest(Mutex<Left>);
+
+struct Left {
+    /// None at the call's end, and after its time.
+    serving: Option<BoxFuture<Result<(), Status>>>,
+    /// Who waits for an answer.
+    asking: Waker,
+}
+
+impl Rest {
+    fn new(serving: BoxFuture<Result<(), Status>>) -> Self {
+        Self(Mutex::new(Left { serving: Some(serving), asking: Waker::noop().clone() }))
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, why: fn() -> Status) -> Poll<Status> {
+        let mut left = self.0.lock();
+        let Some(serving) = &mut left.serving else { return Poll::Ready(why()) };
+        let Poll::Ready(ended) = serving.as_mut().poll(cx) else {
+            left.asking.clone_from(cx.waker());
+            return Poll::Pending;
+        };
+        left.serving = None;
+        Poll::Ready(ended.err().unwrap_or_else(|| Status::ok("")))
+    }
+}
+
+/// What the alarm does, since the connection may never ask again.
+impl Wake for Rest {
+    fn wake(self: Arc<Self>) {
+        let mut left = self.0.lock();
+        let serving = left.serving.take();
+        left.asking.wake_by_ref();
+        drop(left);
+        drop(serving);
+    }
+}
+
+/// The body of the response.
+struct Answers {
+    answers: Outbox,
+    rest: Arc<Rest>,
+    alarm: Pin<Box<Sleep>>,
+    /// Of the alarm.
+    waker: Waker,
+    why: fn() -> Status,
+    /// How the call ended, until that is sent.
+    ended: Option<Status>,
+    is_done: bool,
+}
+
+impl HttpBody for Answers {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let Some(answers) = &mut this.0 else { return Poll::Ready(None) };
-        let status = match ready!(answers.poll_recv(cx)) {
-            Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message.0)))),
-            Some(Err(status)) => status,
-            None => Status::ok(""),
-        };
-        this.0 = None;
+        if this.is_done {
+            return Poll::Ready(None);
+        }
+        if this.alarm.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready() {
+            this.rest.clone().wake();
+        }
+        if this.ended.is_none()
+            && !this.answers.is_full()
+            && let Poll::Ready(status) = this.rest.poll(cx, this.why)
+        {
+            this.ended = Some(status);
+        }
+        if let Some(answer) = this.answers.0.lock().take() {
+            return Poll::Ready(Some(Ok(Frame::data(answer.0))));
+        }
+        let Some(status) = this.ended.take() else { return Poll::Pending };
+        this.is_done = true;
         let mut trailers = HeaderMap::with_capacity(3);
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        self.is_done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    const WHY: fn() -> Status = || Status::deadline_exceeded("too long");
+
+    fn answer(octets: &'static [u8]) -> Result<Encoded, Status> {
+        Encoded::new(octets.len(), |message| message.extend_from_slice(octets))
+    }
+
+    fn response(answers: Outbox, serving: impl Future<Output = Result<(), Status>> + Send + 'static) -> Body {
+        let end = Instant::now() + Duration::from_secs(60);
+        Exchange::new(serving, answers, end, WHY).into_response().into_body()
+    }
+
+    fn code(trailers: &HeaderMap) -> &str {
+        trailers.get("grpc-status").unwrap().to_str().unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_are_made_one_at_a_time_and_end_with_the_status() {
+        let answers = Outbox::default();
+        let made = Arc::new(Mutex::new(0));
+        let (replies, counted) = (answers.clone(), made.clone());
+        let mut body = response(answers, async move {
+            for _ in 0..3 {
+                replies.send(|| answer(b"abc")).await?;
+                *counted.lock() += 1;
+            }
+            Err(Status::aborted("enough"))
+        });
+        for n in 1..=3 {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), &b"\0\0\0\0\x03abc"[..]);
+            assert_eq!(*made.lock(), n);
+        }
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(code(&trailers), "10");
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    /// Says that it was dropped.
+    struct Kept(Arc<AtomicBool>);
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asks_for_is_dropped_at_its_time() {
+        let answers = Outbox::default();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let (replies, kept) = (answers.clone(), Kept(dropped.clone()));
+        let mut body = response(answers, async move {
+            let _kept = kept;
+            replies.send(|| answer(b"abc")).await?;
+            std::future::pending().await
+        });
+        body.frame().await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert!(!dropped.load(Ordering::SeqCst));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(dropped.load(Ordering::SeqCst), "without being asked");
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(code(&trailers), "4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_told_that_the_time_is_over() {
+        let mut body = response(Outbox::default(), std::future::pending());
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(code(&trailers), "4");
     }
 }

@@ -140,7 +140,7 @@ impl Api {
         self.limits.store(Arc::new(Limits::new(limits)));
     }
 
-    /// The methods that the TCP listener serves.
+    /// The methods that the TCP listener serves, for `spire_net::grpc::serve_tcp`.
     pub fn tcp_service(self: &Arc<Self>) -> ApiService {
         self.service(Listeners::TcpOnly)
     }
@@ -148,11 +148,6 @@ impl Api {
     /// The methods that the unix socket serves.
     pub fn unix_service(self: &Arc<Self>) -> ApiService {
         self.service(Listeners::UnixOnly)
-    }
-
-    /// As [`Api::tcp_service`], for `spire_net::grpc::serve_aged`.
-    pub fn tcp_routes(self: &Arc<Self>) -> Routes {
-        routes_of(self.tcp_service())
     }
 
     /// As [`Api::unix_service`], for `spire_net::grpc::unix_server().add_routes(..)`.
@@ -210,7 +205,7 @@ impl Api {
         let stream = self.deps.live.changes().open(caller.id());
         Ok(Session {
             stream: stream.ok_or_else(|| Status::resource_exhausted("too many open streams of one agent"))?,
-            expiry: tokio::time::Instant::now() + left + EXPIRY_GRACE,
+            end: tokio::time::Instant::now() + left + EXPIRY_GRACE,
             stopping: self.stopping.clone(),
         })
     }
@@ -222,25 +217,34 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 /// A stream of an agent and when it must end.
 pub(crate) struct Session {
     pub(crate) stream: AgentStream,
-    expiry: tokio::time::Instant,
+    pub(crate) end: tokio::time::Instant,
     stopping: CancellationToken,
 }
 
 impl Session {
-    /// Waits for the end: the agent was banned or evicted, its SVID expired, or the server stops.
-    pub(crate) async fn ended(&self) -> Status {
+    /// Waits for an end before its time: the agent was banned or evicted, or the server stops.
+    pub(crate) async fn ended_early(&self) -> Status {
         tokio::select! {
             () = self.stream.ended() => Self::ban(),
-            status = self.over() => status,
+            status = self.stopped() => status,
         }
     }
 
-    /// Waits for the end that has nothing to do with a ban: the SVID expired, or the server stops.
+    /// Waits for an end that has nothing to do with a ban: the SVID expired, or the server stops.
     pub(crate) async fn over(&self) -> Status {
         tokio::select! {
-            () = tokio::time::sleep_until(self.expiry) => Status::permission_denied("agent SVID has expired"),
-            () = self.stopping.cancelled() => Status::unavailable("server is stopping"),
+            () = tokio::time::sleep_until(self.end) => Self::expired(),
+            status = self.stopped() => status,
         }
+    }
+
+    async fn stopped(&self) -> Status {
+        self.stopping.cancelled().await;
+        Status::unavailable("server is stopping")
+    }
+
+    pub(crate) fn expired() -> Status {
+        Status::permission_denied("agent SVID has expired")
     }
 
     pub(crate) fn ban() -> Status {

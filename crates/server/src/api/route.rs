@@ -30,7 +30,7 @@ use tracing::field::Empty;
 use super::Api;
 use super::audit::Audit;
 use super::caller::{Allowed, Denial, Granted, Peer, Proof};
-use super::encoded;
+use super::encoded::Exchange;
 use super::intake::Intake;
 use super::judge::{Judge, Shown};
 use super::measured::{Answers, MeasuredCall};
@@ -155,20 +155,15 @@ where
 }
 
 /// As [`streaming`], for answers that are encoded already.
-pub(super) fn exchange<P, Q, H, F>(path: &'static str, handler: H) -> Route
+pub(super) fn exchange<P, Q, H>(path: &'static str, handler: H) -> Route
 where
     P: Proof,
     Q: Asked + Send + 'static,
-    H: Fn(Arc<Call>, P, Streaming<Q>) -> F + Copy + Send + Sync + 'static,
-    F: Future<Output = Result<encoded::Answers, Status>> + Send + 'static,
+    H: Fn(Arc<Call>, P, Streaming<Q>) -> Result<Exchange, Status> + Copy + Send + Sync + 'static,
 {
     Route::new(path, Requests::Stream, move |call: Arc<Call>, proof: P, request| {
-        Box::pin(async move {
-            encoded::response(match requests(request) {
-                Ok(requests) => handler(call, proof, requests).await,
-                Err(status) => Err(status),
-            })
-        })
+        let begun = requests(request).and_then(|requests| handler(call, proof, requests));
+        Box::pin(std::future::ready(begun.map_or_else(|status| status.into_http(), Exchange::into_response)))
     })
     .answers(Answers::UntilCancelled)
 }
@@ -518,9 +513,8 @@ impl ApiService {
             Err(denial) => denial.into_status(route.path).into_http(),
             Ok(granted) => {
                 let span = tracing::Span::current();
-                let (authorized_as, via) = granted.log_fields();
-                span.record("authorized_as", authorized_as);
-                span.record("authorized_via", via);
+                let (authorized_as, authorized_via) = granted.log_fields();
+                tracing::record_all!(span, authorized_as, authorized_via);
                 let audit = Audit::new(self.api.deps.audit_log_enabled);
                 match audit_caller(&audit, &peer, &span) {
                     Ok(()) => {

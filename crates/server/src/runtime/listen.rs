@@ -131,7 +131,7 @@ async fn serve_tcp(
     let mut serving: FuturesUnordered<_> = std::iter::zip(lanes.handles(), hands)
         .map(|(lane, hand)| {
             let stopped = stop.clone().cancelled_owned();
-            lane.spawn(grpc::serve_aged(grpc::CONNECTION_AGE_MAX, api.tcp_routes(), hand, stopped))
+            lane.spawn(grpc::serve_tcp(grpc::CONNECTION_AGE_MAX, api.tcp_service(), hand, stopped))
         })
         .collect();
     let first = tokio::select! {
@@ -142,12 +142,9 @@ async fn serve_tcp(
     stop.cancel();
     let mut ended = stream::iter(first).chain(serving);
     while let Some(served) = ended.next().await {
-        match served {
-            Ok(served) => served?,
-            Err(error) => {
-                tracing::error!(error = %error, "A thread for connections ended unexpectedly; stopping");
-                let _ = broken.set(error.to_string());
-            }
+        if let Err(error) = served {
+            tracing::error!(error = %error, "A thread for connections ended unexpectedly; stopping");
+            let _ = broken.set(error.to_string());
         }
     }
     Ok(())

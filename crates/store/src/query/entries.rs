@@ -29,7 +29,7 @@ impl Entries for SqlStore {
 
     async fn entry_fetch(&self, id: &EntryId) -> Result<Option<Entry>> {
         let id = id.clone();
-        self.read_row(move |conn| by_entry_id(conn, id.as_str())).await
+        self.read_item(move |conn| by_entry_id(conn, id.as_str())).await
     }
 
     async fn entries_fetch(&self, ids: &[EntryId]) -> Result<Vec<Entry>> {

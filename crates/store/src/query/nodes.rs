@@ -1,5 +1,7 @@
 //! Attested nodes and their selectors.
 
+use std::sync::LazyLock;
+
 use async_trait::async_trait;
 use spire_core::model::{Node, NodeFilter, NodeUpdate, Page, Paging};
 use spire_core::spiffe::{Selector, Selectors, SpiffeId};
@@ -20,6 +22,9 @@ const TABLE: &str = "attested_node_entries";
 const SELECT: &str = "SELECT N.id, N.spiffe_id, N.data_type, N.serial_number, N.expires_at, N.new_serial_number, \
                       N.new_expires_at, N.can_reattest, N.agent_version FROM attested_node_entries N";
 
+/// Made once: a row is read at each call of an agent.
+static ROW_BY_ID: LazyLock<String> = LazyLock::new(|| format!("{SELECT} WHERE N.spiffe_id = ?1"));
+
 #[async_trait]
 impl Nodes for SqlStore {
     async fn node_attest(&self, node: &Node) -> Result<Written<Node>> {
@@ -38,7 +43,7 @@ impl Nodes for SqlStore {
 
     async fn node_fetch(&self, id: &SpiffeId) -> Result<Option<Node>> {
         let id = id.clone();
-        self.read_row(move |conn| by_id(conn, &id)).await
+        self.read_item(move |conn| by_id(conn, &id)).await
     }
 
     async fn node_row(&self, id: &SpiffeId) -> Result<Option<Node>> {
@@ -274,8 +279,7 @@ fn by_id(conn: &mut dyn Session, id: &SpiffeId) -> Sql<Option<Node>> {
 }
 
 fn row_by_id(conn: &mut dyn Session, id: &SpiffeId) -> Sql<Option<Node>> {
-    let sql = format!("{SELECT} WHERE N.spiffe_id = ?1");
-    Ok(load(conn, &sql, params![id.as_str()], false)?.pop().and_then(|(_, node)| node))
+    Ok(load(conn, &ROW_BY_ID, params![id.as_str()], false)?.pop().and_then(|(_, node)| node))
 }
 
 /// Nodes of a query that starts with [`SELECT`], with their selectors if wanted. Those that cannot be read

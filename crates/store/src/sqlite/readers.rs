@@ -57,23 +57,35 @@ impl Readers {
             .unwrap_or_else(|_| Err(Error::Internal("a read panicked".into())))
     }
 
-    /// As [`Readers::read`], for a row by its key: on this thread, where a connection is idle and nothing has to be waited for. Such
-    /// a read takes less than the way to another thread and back (docs/adr/0004).
+    /// As [`Readers::read`], for one statement that reads a row by its key: on this thread, where a connection is idle and nothing
+    /// has to be waited for. Such a read takes less than the way to another thread and back (docs/adr/0004). A statement alone is a
+    /// snapshot by itself, and what begins and ends a transaction would be a fourth of its cost.
     pub(crate) async fn read_row<T: Send + 'static>(
         &self,
         mut work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
     ) -> Result<T> {
-        match self.at_once(&mut work) {
+        match self.at_once(|conn| work(conn)) {
             Some(row) => Ok(row),
             None => self.read(work).await,
         }
     }
 
-    fn at_once<T>(&self, work: impl FnMut(&mut dyn Session) -> Sql<T>) -> Option<T> {
+    /// As [`Readers::read_row`], for a row and what belongs to it in other tables.
+    pub(crate) async fn read_item<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&mut dyn Session) -> Sql<T> + Send + 'static,
+    ) -> Result<T> {
+        match self.at_once(|conn| snapshot(conn, &mut work)) {
+            Some(item) => Ok(item),
+            None => self.read(work).await,
+        }
+    }
+
+    fn at_once<T>(&self, read: impl FnOnce(&mut SqliteSession) -> Sql<T>) -> Option<T> {
         let _permit = self.0.permits.try_acquire().ok()?;
         let mut conn = self.0.idle.lock().pop()?;
         conn.wait_at_most(Duration::ZERO);
-        let outcome = snapshot(&mut conn, work);
+        let outcome = read(&mut conn);
         conn.wait_at_most(self.0.dsn.busy_timeout());
         self.0.keep(conn);
         // An error may be that of a lock, and comes again where it is another.

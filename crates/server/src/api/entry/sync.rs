@@ -10,15 +10,16 @@ use std::time::Duration;
 use prost::encoding::{encoded_len_varint, key_len};
 use spire_wire::api::server::entry::v1 as wire;
 use spire_wire::api::types;
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::codec::EncodeBuf;
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::convert::apply_mask;
 use super::ids::SyncRequest;
+use crate::api::Session;
 use crate::api::caller::AgentCaller;
-use crate::api::encoded::{Answers, Encoded};
+use crate::api::encoded::{Encoded, Exchange, Outbox};
 use crate::api::route::{Call, Reply};
 use crate::entries::{
     Answer, Payload, Sink, View, ViewRecord, is_agent_mask, number_len, put_head, put_number, put_text,
@@ -33,9 +34,6 @@ const REVISION_LEN: usize = 52;
 
 /// What field 3 takes.
 const MORE_LEN: usize = 2;
-
-/// Messages that wait for the connection to take them: a page is up to half a megabyte.
-const AHEAD: usize = 1;
 
 /// How long an exchange keeps the view that it began with, whose entries may have changed long since: SPIRE's agent and ours
 /// are done in a second.
@@ -141,40 +139,68 @@ pub(super) async fn authorized_entries(
     Ok(AuthorizedEntries { call, caller, shown: Shown::by(request.output_mask) })
 }
 
-pub(super) async fn sync_authorized_entries(
+pub(super) fn sync_authorized_entries(
     call: Arc<Call>,
     caller: AgentCaller,
     requests: Streaming<SyncRequest>,
-) -> Result<Answers, Status> {
-    let (replies, receiver) = mpsc::channel(AHEAD);
+) -> Result<Exchange, Status> {
     let session = call.api.session(&caller)?;
+    let longest = Instant::now() + EXCHANGE_MAX;
+    let (end, why): (_, fn() -> _) =
+        if session.end < longest { (session.end, Session::expired) } else { (longest, too_long) };
+    let answers = Outbox::default();
+    let replies = answers.clone();
     let serve = async move {
-        let mut told = false;
+        let mut ending = Ending { call, is_told: false, is_ended: false };
+        let (call, told) = (&ending.call, &mut ending.is_told);
         let served = tokio::select! {
-            served = serve_sync(&call, &caller, requests, &replies, &mut told) => served,
-            status = session.ended() => Err(status),
-            () = tokio::time::sleep(EXCHANGE_MAX) => Err(Status::deadline_exceeded("the exchange took too long")),
-            () = replies.closed() => Err(went_away()),
+            // What ends it is looked at whenever it waits.
+            biased;
+            served = serve_sync(call, &caller, requests, &replies, told) => served,
+            status = session.ended_early() => Err(status),
         };
-        // An agent that goes away once it was told what it asked for has ended the exchange as it should: SPIRE's cancels it.
-        let served = match served {
-            Err(status) if told && (status.code() == Code::Cancelled || replies.is_closed()) => Ok(()),
-            served => served,
-        };
-        match served {
-            Ok(()) => call.audit.success(),
-            Err(status) => {
-                call.audit.failure(&status);
-                // The agent may have gone.
-                let _ = replies.send(Err(status)).await;
-            }
-        }
+        ending.end(served)
     };
-    tokio::spawn(serve.in_current_span());
-    Ok(receiver)
+    Ok(Exchange::new(serve.in_current_span(), answers, end, why))
 }
 
-type Replying = mpsc::Sender<Result<Encoded, Status>>;
+fn too_long() -> Status {
+    Status::deadline_exceeded("the exchange took too long")
+}
+
+/// Says in the audit log how an exchange ended, also where it is dropped because the agent went away.
+struct Ending {
+    call: Arc<Call>,
+    /// The agent has all that it asked for.
+    is_told: bool,
+    is_ended: bool,
+}
+
+impl Ending {
+    fn end(&mut self, served: Result<(), Status>) -> Result<(), Status> {
+        self.is_ended = true;
+        match served {
+            Err(status) if !(self.is_told && status.code() == Code::Cancelled) => {
+                self.call.audit.failure(&status);
+                Err(status)
+            }
+            // An agent that goes away once it was told what it asked for has ended the exchange as it should: SPIRE's cancels it.
+            _ => {
+                self.call.audit.success();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            // Nobody is there to hear it.
+            let _ = self.end(Err(Status::cancelled("the agent went away, or took too long")));
+        }
+    }
+}
 
 /// A few entries are sent at once; of many, first the revisions and then those that the agent asks for. `told` is set while
 /// the agent has all that it asked for.
@@ -182,7 +208,7 @@ async fn serve_sync(
     call: &Call,
     caller: &AgentCaller,
     mut requests: Streaming<SyncRequest>,
-    replies: &Replying,
+    answers: &Outbox,
     told: &mut bool,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Err(Status::new(Code::Unknown, "EOF")) };
@@ -196,12 +222,12 @@ async fn serve_sync(
     let view = call.api.deps.live.snapshot();
     let records = authorized(&view, caller);
     if records.len() <= PAGE {
-        return send(replies, || entries(&shown, &records, false)).await;
+        return answers.send(|| entries(&shown, &records, false)).await;
     }
     let mut sent = 0;
     for page in records.chunks(PAGE) {
         sent += page.len();
-        send(replies, || revisions(page, sent < records.len())).await?;
+        answers.send(|| revisions(page, sent < records.len())).await?;
     }
     let mut found = Found::new(&records);
     *told = true;
@@ -211,12 +237,12 @@ async fn serve_sync(
         for id in request.ids.iter() {
             let Some(record) = found.by_id(id) else { continue };
             if page.len() == PAGE {
-                send(replies, || entries(&shown, &page, true)).await?;
+                answers.send(|| entries(&shown, &page, true)).await?;
                 page.clear();
             }
             page.push(record);
         }
-        send(replies, || entries(&shown, &page, false)).await?;
+        answers.send(|| entries(&shown, &page, false)).await?;
         *told = true;
     }
     Ok(())
@@ -250,19 +276,8 @@ impl<'a> Found<'a> {
     }
 }
 
-fn went_away() -> Status {
-    Status::cancelled("the agent went away")
-}
-
-/// Makes a message once there is a place for it.
-async fn send(replies: &Replying, encode: impl FnOnce() -> Result<Encoded, Status>) -> Result<(), Status> {
-    let place = replies.reserve().await.map_err(|_| went_away())?;
-    place.send(Ok(encode()?));
-    Ok(())
-}
-
 fn authorized<'a>(view: &'a View, caller: &AgentCaller) -> Vec<&'a ViewRecord> {
-    let mut records = Vec::new();
+    let mut records = Vec::with_capacity(PAGE);
     view.visit_authorized(caller.id(), |record| records.push(&**record));
     records
 }

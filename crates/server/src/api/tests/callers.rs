@@ -242,6 +242,6 @@ async fn the_routes_for_a_listener_reach_our_dispatch() {
     }
     let mut request = Request::builder().uri("/grpc.health.v1.Health/Check").body(Body::empty()).unwrap();
     request.extensions_mut().insert(anonymous());
-    let response = world.api.tcp_routes().call(request).await.unwrap();
+    let response = world.api.tcp_service().call(request).await.unwrap();
     assert_eq!(response.headers()["grpc-message"], "unknown%20service%20grpc.health.v1.Health");
 }

@@ -8,7 +8,7 @@ use spire_core::pki::{
     Certificate, CertificateTemplate, DistinguishedName, EncodedName, Issuer, Profile, PublicKey,
     SerialNumber, self_signed,
 };
-use spire_net::grpc::{serve, tcp_channel, tcp_server, unix_channel, unix_server};
+use spire_net::grpc::{CONNECTION_AGE_MAX, serve, serve_tcp, tcp_channel, unix_channel, unix_server};
 use spire_net::tls::{
     Authorize, ClientAuth, Identity, ServerTls, TlsClient, TlsPolicy, TrustSource, UnixConnector,
 };
@@ -129,7 +129,7 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
         let unix = UnixEndpoint::server(&path, PeerTracking::Pinned).bind().unwrap();
-        tokio::spawn(serve(tcp_server().add_routes(world.api.tcp_routes()), tcp, pending()));
+        tokio::spawn(serve_tcp(CONNECTION_AGE_MAX, world.api.tcp_service(), tcp, pending()));
         tokio::spawn(serve(unix_server().add_routes(world.api.unix_routes()), unix, pending()));
         Self { world, trust, port, folder }
     }
