@@ -150,8 +150,9 @@ pub(super) fn sync_authorized_entries(
         if session.end < longest { (session.end, Session::expired) } else { (longest, too_long) };
     let answers = Outbox::default();
     let replies = answers.clone();
+    // Here already: an agent may go away before the first poll.
+    let mut ending = Ending { call, is_told: false, is_ended: false };
     let serve = async move {
-        let mut ending = Ending { call, is_told: false, is_ended: false };
         let (call, told) = (&ending.call, &mut ending.is_told);
         let served = tokio::select! {
             // What ends it is looked at whenever it waits.
