@@ -4,13 +4,14 @@
 //! a hundred kilobytes.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use hyper::body::Frame;
 use parking_lot::Mutex;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
@@ -83,7 +84,7 @@ impl Exchange {
         let rest = Arc::new(Rest::new(self.serving));
         let alarm = Box::pin(tokio::time::sleep_until(self.end));
         let (waker, answers, why) = (rest.clone().into(), self.answers, self.why);
-        let body = Answers { answers, rest, alarm, waker, why, ended: None, is_done: false };
+        let body = Answers { answers, rest, alarm, waker, is_set: false, why, ended: None, is_done: false };
         let mut response = Response::new(Body::new(body));
         let grpc = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(header::CONTENT_TYPE, grpc);
@@ -134,12 +135,27 @@ struct Answers {
     answers: Outbox,
     rest: Arc<Rest>,
     alarm: Pin<Box<Sleep>>,
-    /// Of the alarm.
+    /// What the alarm calls.
     waker: Waker,
+    /// The alarm has the waker.
+    is_set: bool,
     why: fn() -> Status,
     /// How the call ended, until that is sent.
     ended: Option<Status>,
     is_done: bool,
+}
+
+impl Answers {
+    fn set_alarm(&mut self) {
+        if std::mem::replace(&mut self.is_set, true) {
+            return;
+        }
+        // A task that has done much for now would have its waker called instead, which here means that the time is over.
+        let alarm = pin!(unconstrained(self.alarm.as_mut()));
+        if alarm.poll(&mut Context::from_waker(&self.waker)).is_ready() {
+            self.waker.wake_by_ref();
+        }
+    }
 }
 
 impl HttpBody for Answers {
@@ -151,9 +167,7 @@ impl HttpBody for Answers {
         if this.is_done {
             return Poll::Ready(None);
         }
-        if this.alarm.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready() {
-            this.rest.clone().wake();
-        }
+        this.set_alarm();
         if this.ended.is_none()
             && !this.answers.is_full()
             && let Poll::Ready(status) = this.rest.poll(cx, this.why)
@@ -218,6 +232,30 @@ mod tests {
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(code(&trailers), "10");
         assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn many_answers_in_one_go_are_no_end() {
+        const MANY: usize = 1_000;
+        let answers = Outbox::default();
+        let replies = answers.clone();
+        let body = response(answers, async move {
+            for _ in 0..MANY {
+                replies.send(|| answer(b"abc")).await?;
+            }
+            Ok(())
+        });
+        // More than a task may do in one go.
+        let used_up = std::future::poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                let _ = pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            Poll::Ready(())
+        });
+        used_up.await;
+        let collected = body.collect().await.unwrap();
+        assert_eq!(code(collected.trailers().unwrap()), "0");
+        assert_eq!(collected.to_bytes().len(), MANY * 8);
     }
 
     /// Says that it was dropped.
