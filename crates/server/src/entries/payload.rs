@@ -189,25 +189,29 @@ pub(crate) fn put_number(tag: u32, number: i64, buffer: &mut impl Sink) {
     if number == 0 {
         return;
     }
-    let Ok(tag @ ..16) = u8::try_from(tag) else { return int64::encode(tag, &number, buffer) };
-    // In one piece: the buffer checks its room once and not for each octet.
-    let mut field = [tag << 3 | WireType::Varint as u8; 1 + VARINT_MAX];
-    let mut rest = number.cast_unsigned();
-    let mut len = 1;
-    for octet in &mut field[1..] {
-        len += 1;
-        *octet = rest.to_le_bytes()[0] | 0x80;
-        rest >>= 7;
-        if rest == 0 {
-            *octet &= 0x7f;
-            break;
-        }
-    }
-    buffer.put_start(&field, len);
+    let (Ok(tag @ ..16), Some((octets, len))) = (u8::try_from(tag), varint(number.cast_unsigned())) else {
+        return int64::encode(tag, &number, buffer);
+    };
+    // In one piece: the buffer checks its room once.
+    let [a, b, c, d, e, f, g, h] = octets;
+    let key = tag << 3 | WireType::Varint as u8;
+    buffer.put_start(&[key, a, b, c, d, e, f, g, h], 1 + len);
 }
 
-/// Octets of the longest number.
-const VARINT_MAX: usize = 10;
+/// A number of at most 56 bits as a varint: its octets, and how many there are. Without a loop, which would take a branch for
+/// each of them.
+fn varint(number: u64) -> Option<([u8; 8], usize)> {
+    if number >> 56 != 0 {
+        return None;
+    }
+    // Seven bits an octet: halves, quarters and eighths are moved apart.
+    let spread = number & 0x0fff_ffff | (number & 0x00ff_ffff_f000_0000) << 4;
+    let spread = spread & 0x0000_3fff_0000_3fff | (spread & 0x0fff_c000_0fff_c000) << 2;
+    let spread = spread & 0x007f_007f_007f_007f | (spread & 0x3f80_3f80_3f80_3f80) << 1;
+    let last = (spread | 1).ilog2() / 8;
+    let more = 0x8080_8080_8080_8080 & ((1 << (8 * last)) - 1);
+    Some(((spread | more).to_le_bytes(), usize::try_from(last + 1).unwrap_or(8)))
+}
 
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

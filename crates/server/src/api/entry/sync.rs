@@ -95,16 +95,30 @@ fn entries(shown: &Shown, records: &[&ViewRecord], more: bool) -> Result<Encoded
 fn revisions(records: &[&ViewRecord], more: bool) -> Result<Encoded, Status> {
     Encoded::new(records.len() * REVISION_LEN + MORE_LEN, |message| {
         for record in records {
-            let id = record.id.as_bytes();
-            let (revision, created_at) = (record.revision, record.created_at.unix());
-            put_head(1, text_len(1, id) + number_len(2, revision) + number_len(3, created_at), message);
-            put_text(1, id, message);
-            put_number(2, revision, message);
-            put_number(3, created_at, message);
+            put_revision(record, message);
         }
         put_more(more, message);
     })
 }
+
+fn put_revision(record: &ViewRecord, message: &mut Vec<u8>) {
+    let id = record.id.as_bytes();
+    let (revision, created_at) = (record.revision, record.created_at.unix());
+    let is_short = id.len() <= SHORT_ID_LEN;
+    // Nearly all are short: their length is one octet, and is filled in afterwards.
+    let len = || text_len(1, id) + number_len(2, revision) + number_len(3, created_at);
+    put_head(1, if is_short { 0 } else { len() }, message);
+    let start = message.len();
+    put_text(1, id, message);
+    put_number(2, revision, message);
+    put_number(3, created_at, message);
+    if is_short {
+        message[start - 1] = u8::try_from(message.len() - start).unwrap_or_default();
+    }
+}
+
+/// A revision with an ID up to this length is shorter than 128 octets: two numbers have at most eleven each.
+const SHORT_ID_LEN: usize = 100;
 
 /// Field 3 of a `SyncAuthorizedEntriesResponse`.
 fn put_more(more: bool, message: &mut Vec<u8>) {
