@@ -8,7 +8,7 @@ use crate::aws::AwsConfig;
 
 /// Configuration of the store, field by field as in `plugin_data`
 /// (pkg/server/datastore/sqlcommon/config.go). Whoever parses the file fills it in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct SqlConfig {
     /// `database_type`: see [`DatabaseType`].
     pub database_type: String,
@@ -36,6 +36,13 @@ pub struct SqlConfig {
     pub disable_migration: bool,
     /// `log_sql`: log statements at DEBUG.
     pub log_sql: bool,
+}
+
+/// Without what may hold a password.
+impl std::fmt::Debug for SqlConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqlConfig").field("database_type", &self.database_type).finish_non_exhaustive()
+    }
 }
 
 /// A kind of database.

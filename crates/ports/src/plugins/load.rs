@@ -23,12 +23,14 @@ pub enum LoadError {
     #[error("unsupported plugin type {0:?}")]
     UnsupportedType(String),
     /// A name that is not built in, without a program.
-    #[error("failed to load plugin {name:?}: no built-in plugin {name:?} for type {kind:?}")]
+    #[error("failed to load plugin {name:?}: {}", self.cause())]
     NoBuiltin {
         /// Its name.
         name: String,
         /// Its type.
         kind: String,
+        /// The names that are.
+        known: Vec<&'static str>,
     },
     /// A program that could not be started as a plugin.
     #[error("failed to load plugin {name:?}: {reason}")]
@@ -71,7 +73,11 @@ impl LoadError {
     /// The text without saying which plugin, which the fields of a log line do (pkg/common/catalog).
     fn cause(&self) -> String {
         match self {
-            Self::NoBuiltin { name, kind } => format!("no built-in plugin {name:?} for type {kind:?}"),
+            Self::NoBuiltin { name, kind, known } => {
+                // After the reference's words: SPIRE has plugins that are not built here yet.
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                format!("no built-in plugin {name:?} for type {kind:?} (built in: {known})")
+            }
             Self::Launch { reason, .. } | Self::Bind { reason, .. } | Self::Configure { reason, .. } => {
                 reason.clone()
             }
@@ -192,7 +198,8 @@ impl Loader {
     ) -> Result<Arc<T>, LoadError> {
         let log = Line { kind: kind.as_str(), config };
         let Some(builtin) = builtins.find(&config.name) else {
-            let error = LoadError::NoBuiltin { name: config.name.clone(), kind: kind.as_str().to_owned() };
+            let (name, kind) = (config.name.clone(), kind.as_str().to_owned());
+            let error = LoadError::NoBuiltin { name, kind, known: builtins.names().collect() };
             return Err(log.failed("Failed to load plugin", error));
         };
         self.loaded.push(LoadedPlugin::new(kind, config, None));

@@ -234,7 +234,7 @@ fn servers_that_do_not_start() -> Outcome {
         (
             "KeyManager \"disk\"",
             "KeyManager \"nope\"",
-            "failed to load plugin \\\"nope\\\": no built-in plugin \\\"nope\\\" for type \\\"KeyManager\\\"",
+            "failed to load plugin \\\"nope\\\": no built-in plugin \\\"nope\\\" for type \\\"KeyManager\\\" (built in: disk, memory)",
         ),
         (
             "KeyManager \"disk\"",
