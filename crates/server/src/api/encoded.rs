@@ -246,7 +246,7 @@ mod tests {
             Ok(())
         });
         // More than a task may do in one go.
-        let used_up = std::future::poll_fn(|cx| {
+        let used_up = poll_fn(|cx| {
             while tokio::task::coop::has_budget_remaining() {
                 let _ = pin!(tokio::task::coop::consume_budget()).poll(cx);
             }
