@@ -13,12 +13,12 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::server::Connected;
 
 /// What a record of TLS carries at most. Full ones are encrypted as they come, from where they are; the rest waits for more.
 const RECORD: usize = 16 << 10;
 
-/// Records that wait to be sent at most: an answer of half a thousand entries, whose reader is woken once.
+/// Records that wait to be sent at most: about half a thousand entries, whose reader is mostly woken once. Linux sends them in two
+/// pieces.
 const RECORDS_MAX: usize = 8;
 
 /// What small answers take, head and trailers included.
@@ -219,14 +219,6 @@ impl<S: Keep + Unpin> AsyncWrite for Corked<S> {
         let this = self.get_mut();
         ready!(this.poll_release(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
-    }
-}
-
-impl<S: Connected> Connected for Corked<S> {
-    type ConnectInfo = S::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }
 

@@ -60,8 +60,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const SERVER_PING_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server for TCP; give its router and a [`TlsIncoming`](crate::tls::TlsIncoming) to [`serve`]. Where many agents call,
-/// [`serve_tcp`] takes less time.
+/// A server for TCP; give its router and a [`TlsIncoming`](crate::tls::TlsIncoming) to [`serve`]. For servers of tests: where many
+/// agents call, [`serve_tcp`] takes less time.
 pub fn tcp_server() -> Server {
     unix_server().max_concurrent_streams(TCP_STREAMS_MAX).max_connection_age(CONNECTION_AGE_MAX)
 }
@@ -126,14 +126,13 @@ where
     graceful(shutdown, |signal| router.serve_with_incoming_shutdown(incoming, signal)).await
 }
 
-/// As [`serve`], for routers with layers: `serving` gets the signal to hand to
-/// `serve_with_incoming_shutdown`.
-pub async fn graceful<S>(
+/// As [`serve`], for other servers: `serving` gets the signal to stop, and ends once all calls have.
+pub async fn graceful<S, E>(
     shutdown: impl Future<Output = ()> + Send + 'static,
     serving: impl FnOnce(Signal) -> S,
-) -> Result<Stopped, tonic::transport::Error>
+) -> Result<Stopped, E>
 where
-    S: Future<Output = Result<(), tonic::transport::Error>>,
+    S: Future<Output = Result<(), E>>,
 {
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let signal = Box::pin(async {

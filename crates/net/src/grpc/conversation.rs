@@ -27,7 +27,7 @@ use super::{
     STREAM_WINDOW,
 };
 
-/// The settings of [`unix_server`](super::unix_server), for connections that are served here.
+/// The settings of [`unix_server`](super::unix_server), for connections that are served here; the two must stay alike.
 pub(super) fn http2(streams_max: u32) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -76,8 +76,8 @@ impl<S> Serve for S where
 {
 }
 
-/// A connection until it ends, or calls end after it was told to stop or became old. An async block would hold what the connection
-/// was made of beside it. `K` is kept for as long.
+/// A connection until it ends, or calls end after it was told to stop or became old. It must be a task of its own, whose first poll
+/// always registers its timer. An async block would hold what the connection was made of beside it. `K` is kept for as long.
 pub(super) struct Conversation<IO, S: Serve, P: Clone + Send + Sync + 'static, K> {
     connection: http2::Connection<TokioIo<IO>, Calls<S, P>, TokioExecutor>,
     /// Wakes the connection's task when the server is told to stop; none from then on. It is asked when the task begins, which

@@ -1,5 +1,6 @@
 //! Channels and servers over unix sockets, and how servers end.
 
+use std::convert::Infallible;
 use std::future::{pending, ready};
 
 use tokio::sync::oneshot;
@@ -80,7 +81,7 @@ async fn a_call_that_does_not_end_is_not_waited_for_longer_than_the_limit() {
     let started = tokio::time::Instant::now();
     let stopped = graceful(ready(()), |signal| async {
         signal.await;
-        pending().await
+        pending::<Result<(), Infallible>>().await
     });
     assert_eq!(stopped.await.expect("no error"), Stopped::Forced);
     assert!(started.elapsed() >= super::GRACEFUL_STOP_TIMEOUT);

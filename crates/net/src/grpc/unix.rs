@@ -5,12 +5,11 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt as _;
-use futures_util::future::Either;
 use http::{Request, Response};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -72,12 +71,11 @@ struct Known {
     services: Arc<[&'static str]>,
 }
 
-type Unknown = std::future::Ready<Result<Response<Body>, Infallible>>;
-
 impl Service<Request<Body>> for Known {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<<Routes as Service<Request<Body>>>::Future, Unknown>;
+    /// In a box: each stream would keep the room of the routes' future for its life.
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Service::<Request<Body>>::poll_ready(&mut self.routes, cx)
@@ -89,9 +87,9 @@ impl Service<Request<Body>> for Known {
         match service.filter(|name| !self.services.contains(name)) {
             Some(unknown) => {
                 let status = Status::unimplemented(format!("unknown service {unknown}"));
-                Either::Right(ready(Ok(status.into_http())))
+                Box::pin(ready(Ok(status.into_http())))
             }
-            None => Either::Left(self.routes.call(request)),
+            None => Box::pin(self.routes.call(request)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -87,7 +88,7 @@ async fn old_connections_are_replaced_under_calls() {
     };
     let server = tokio::spawn(graceful(stopped, |signal| async {
         serve_tcp(Duration::from_millis(50), Routes::new(Echo), incoming, signal).await;
-        Ok(())
+        Ok::<_, Infallible>(())
     }));
     let client = TlsClient::spiffe(trust, id(SERVER), None, ANY).expect("a configuration");
     let channel = tcp_channel("127.0.0.1", port, client).expect("an address");

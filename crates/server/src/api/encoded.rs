@@ -48,19 +48,16 @@ impl Outbox {
     /// Waits until the connection took the answer before, and makes the next.
     pub(super) async fn send(&self, make: impl FnOnce() -> Result<Encoded, Status>) -> Result<(), Status> {
         // Who takes an answer asks for the next.
-        poll_fn(|_| if self.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
+        poll_fn(|_| if self.0.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
         let answer = make()?;
         *self.0.lock() = Some(answer);
         Ok(())
     }
-
-    fn is_full(&self) -> bool {
-        self.0.lock().is_some()
-    }
 }
 
 /// A call that goes on while its answers are read: the connection asks it for the next one, so that it needs neither a task
-/// of its own nor a queue. One whose answers nobody reads is not asked any more, and is dropped at its time all the same.
+/// of its own nor a queue. One whose answers nobody reads is not asked any more: it hears neither of its agent's ban nor that the
+/// server stops, says nothing more, and is dropped at its time.
 pub(super) struct Exchange {
     serving: BoxFuture<Result<(), Status>>,
     answers: Outbox,
@@ -169,7 +166,6 @@ impl HttpBody for Answers {
         }
         this.set_alarm();
         if this.ended.is_none()
-            && !this.answers.is_full()
             && let Poll::Ready(status) = this.rest.poll(cx, this.why)
         {
             this.ended = Some(status);

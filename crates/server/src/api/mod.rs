@@ -1,6 +1,6 @@
 //! The server's APIs: a module a service, over gRPC.
 //!
-//! [`Api`] holds what the services need; [`Api::tcp_routes`] and [`Api::unix_routes`] are what a listener serves. Who
+//! [`Api`] holds what the services need; [`Api::tcp_service`] and [`Api::unix_routes`] are what a listener serves. Who
 //! may call what stands in the type of each handler's second parameter ([`caller`]).
 
 mod agent;
@@ -238,8 +238,23 @@ impl Session {
         }
     }
 
+    /// Why it has ended before its time, if it has.
+    pub(crate) fn has_ended_early(&self) -> Option<Status> {
+        if self.stream.has_ended() {
+            Some(Self::ban())
+        } else if self.stopping.is_cancelled() {
+            Some(Self::stopping())
+        } else {
+            None
+        }
+    }
+
     async fn stopped(&self) -> Status {
         self.stopping.cancelled().await;
+        Self::stopping()
+    }
+
+    fn stopping() -> Status {
         Status::unavailable("server is stopping")
     }
 

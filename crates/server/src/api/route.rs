@@ -162,7 +162,9 @@ where
     H: Fn(Arc<Call>, P, Streaming<Q>) -> Result<Exchange, Status> + Copy + Send + Sync + 'static,
 {
     Route::new(path, Requests::Stream, move |call: Arc<Call>, proof: P, request| {
-        let begun = requests(request).and_then(|requests| handler(call, proof, requests));
+        let begun = requests(request)
+            .and_then(|requests| handler(call.clone(), proof, requests))
+            .inspect_err(|status| call.audit.failure(status));
         Box::pin(std::future::ready(begun.map_or_else(|status| status.into_http(), Exchange::into_response)))
     })
     .answers(Answers::UntilCancelled)

@@ -227,9 +227,14 @@ impl AgentStream {
 
     /// Waits until the agent may have no streams any more, and hears of nothing else. Cancel safe.
     pub async fn ended(&self) {
-        while self.shared.flags.load(Ordering::Acquire) & ENDED == 0 {
+        while !self.has_ended() {
             self.shared.wake.notified().await;
         }
+    }
+
+    /// Whether the agent may have no streams any more.
+    pub fn has_ended(&self) -> bool {
+        self.shared.flags.load(Ordering::Acquire) & ENDED != 0
     }
 
     fn pending(&self) -> Option<Wake> {

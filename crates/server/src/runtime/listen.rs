@@ -1,5 +1,6 @@
 //! The server's listeners: TLS for agents and downstream servers, a unix socket for administrators.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -99,7 +100,10 @@ pub(super) async fn serve(
     });
     let tcp = end_with(
         &both,
-        grpc::graceful(on_tcp.stopping(both.clone()), |signal| serve_tcp(tcp, &lanes, &api, signal, &broken)),
+        grpc::graceful(on_tcp.stopping(both.clone()), |signal| async {
+            serve_tcp(tcp, &lanes, &api, signal, &broken).await;
+            Ok(())
+        }),
     );
     let unix = end_with(
         &both,
@@ -113,7 +117,7 @@ pub(super) async fn serve(
         _ = follow => (Ok(Stopped::Gracefully), Ok(Stopped::Gracefully)),
     };
     on_unix.stopped(unix)?;
-    on_tcp.stopped(tcp)?;
+    on_tcp.stopped(tcp.map_err(|never: Infallible| match never {}))?;
     broken.into_inner().map_or(Ok(()), |reason| Err(ListenError::Thread(reason)))
 }
 
@@ -125,7 +129,7 @@ async fn serve_tcp(
     api: &Arc<Api>,
     signal: grpc::Signal,
     broken: &OnceLock<String>,
-) -> Result<(), tonic::transport::Error> {
+) {
     let stop = CancellationToken::new();
     let (dealer, hands) = incoming.deal(lanes.handles().len());
     let mut serving: FuturesUnordered<_> = std::iter::zip(lanes.handles(), hands)
@@ -147,7 +151,6 @@ async fn serve_tcp(
             let _ = broken.set(error.to_string());
         }
     }
-    Ok(())
 }
 
 /// What the log says of a listener (pkg/server/endpoints/endpoints.go).

@@ -165,9 +165,9 @@ pub(super) fn sync_authorized_entries(
     let answers = Outbox::default();
     let replies = answers.clone();
     // Here already: an agent may go away before the first poll.
-    let mut ending = Ending { call, is_told: false, is_ended: false };
+    let mut ending = Ending { call, session, end, why, is_told: false, is_ended: false };
     let serve = async move {
-        let (call, told) = (&ending.call, &mut ending.is_told);
+        let (call, session, told) = (&ending.call, &ending.session, &mut ending.is_told);
         let served = tokio::select! {
             // What ends it is looked at whenever it waits.
             biased;
@@ -183,9 +183,13 @@ fn too_long() -> Status {
     Status::deadline_exceeded("the exchange took too long")
 }
 
-/// Says in the audit log how an exchange ended, also where it is dropped because the agent went away.
+/// Says in the audit log how an exchange ended, also where it is dropped because the agent went away, or at its time.
 struct Ending {
     call: Arc<Call>,
+    session: Session,
+    end: Instant,
+    /// Why it ends then.
+    why: fn() -> Status,
     /// The agent has all that it asked for.
     is_told: bool,
     is_ended: bool,
@@ -210,10 +214,15 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if !self.is_ended {
-            // Nobody is there to hear it.
-            let _ = self.end(Err(Status::cancelled("the agent went away, or took too long")));
+        if self.is_ended {
+            return;
         }
+        // An agent that reads nothing is not told, and neither is one that is gone.
+        let status = self.session.has_ended_early().unwrap_or_else(|| {
+            let is_over = Instant::now() >= self.end;
+            if is_over { (self.why)() } else { Status::cancelled("the agent went away") }
+        });
+        let _ = self.end(Err(status));
     }
 }
 

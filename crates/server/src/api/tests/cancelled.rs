@@ -132,7 +132,21 @@ async fn a_sync_that_its_agent_ends_with_all_in_hand_went_well() {
     assert!(counted("OK") && !counted("Canceled"), "{:?}", metrics.all());
     log.take();
     drop(sync().await);
-    let text = "the agent went away, or took too long".to_owned();
-    assert_eq!(audited(&log).await, [("error".to_owned(), Some(text))]);
+    assert_eq!(audited(&log).await, [("error".to_owned(), Some("the agent went away".to_owned()))]);
     assert!(counted("Canceled"));
+    log.take();
+    // One that knows all and stays silent is no success, whether it reads the end or not.
+    let (_ask, mut answers) = sync().await;
+    for more in [true, false] {
+        assert_eq!(answers.next().await.unwrap().unwrap().more, more);
+    }
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert_eq!(audited(&log).await, [("error".to_owned(), Some("the exchange took too long".to_owned()))]);
+    assert_eq!(answers.next().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    log.take();
+    let (_ask, mut answers) = sync().await;
+    answers.next().await.unwrap().unwrap();
+    world.api.end_streams();
+    drop(answers);
+    assert_eq!(audited(&log).await, [("error".to_owned(), Some("server is stopping".to_owned()))]);
 }
